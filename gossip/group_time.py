@@ -1,0 +1,249 @@
+"""Group time: every member adds an offset of its own to its stamps, so that the stamps of a group agree within some 100 ms.
+
+This is no clock synchronisation. Constant offsets cancel in every comparison of paths with equal ends, so precision would be wasted; but
+a row tells latencies in 16 bits above one base, and hosts' clocks differ by seconds. Only the range matters here.
+
+Theory of operation. A member probes each peer when it first sees it, and once a minute; the echo gives theta = ((t2 - t1) + (t3 - t4)) /
+2, how far the peer's group time is ahead of mine; every pulse of the peer renews it, taking half the round trip as its latency. I belong
+at the *lower median* of {0 (myself)} and all thetas: everybody computes the same place, two islands of equal size agree on the earlier
+one, and a minority of liars cannot choose it. Those whose pulses are under way (*settled*) weigh four times as much as those who have not
+told anything yet, because moving the latter costs nothing. Moving to the median does not move the median, so it does not matter who moves
+first.
+
+Before its first pulse a member settles: it waits for the echoes of its roster, at most a second, and takes the median. Afterwards it
+moves only if it is more than `REALIGN_NS` off, rarely, and raises its clock epoch, which tells the others to forget what they knew of it.
+
+Invariants: the offset is within +-OFFSET_NS_MAX; a theta is never older than its peer's last pulse; a member without peers never
+settles. Source: RFC 5905 section 8 for theta; bounds in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from srwan.types import NodeId
+
+__all__ = ["GroupTime"]
+
+REALIGN_NS = 200_000_000
+"""A member further than this from the median moves. Twice this and the spread of OWLs must stay below the 655 ms that a row can tell."""
+OFFSET_NS_MAX = 2 * 10**18
+"""63 years: a host that believes it is 1970 can still follow, and stamps stay within 63 bits."""
+SETTLE_S_MAX = 1.0
+"""Longest wait for echoes before the first pulse, from the first peer on."""
+SETTLE_QUIET_S = 0.25
+"""The roster must not have grown for so long before it counts as whole."""
+PROBE_RETRY_S = 0.2
+PROBE_TRIES_MAX = 6
+"""Probes in quick succession until one is echoed; a datagram is lost now and then."""
+PROBE_PERIOD_S = 60.0
+PROBE_JITTER = 0.2
+CHECK_PERIOD_S = 10.0
+CHECK_PERIOD_EARLY_S = 5.0
+"""Also the least time between two moves in the first minute."""
+EARLY_S = 60.0
+REALIGN_GAP_S = 300.0
+"""Least time between two moves later on: 200 ms take 33 minutes at 100 ppm."""
+SETTLED_WEIGHT = 4
+NONCES_MAX = 4
+"""Probes under way per peer; an echo of an older one is refused."""
+
+
+class _Peer:
+    __slots__ = ("is_settled", "next_probe_at", "nonces", "round_trip_ns", "theta_ns", "tries")
+
+    def __init__(self, now: float) -> None:
+        self.theta_ns: int | None = None
+        self.round_trip_ns: int | None = None
+        self.is_settled = False
+        self.next_probe_at = now
+        self.tries = 0
+        self.nonces: dict[int, int] = {}
+
+
+class GroupTime:
+    """Finds this member's offset to the group's time. A core; whoever owns it sends the probes and reads the stamps.
+
+    Stamps given in are nanoseconds of this host's stamp clock, peers' stamps are nanoseconds of their group time.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._peers: dict[NodeId, _Peer] = {}
+        self._settle_by: float | None = None
+        self._quiet_at = 0.0
+        self._early_until = 0.0
+        self._check_at: float | None = None
+        self._moved_at = -REALIGN_GAP_S
+        self._probe_at = float("inf")
+        self.offset_ns = 0
+        """What to add to a stamp of this host to get group time."""
+        self.clock_epoch = 0
+        """u8, rises with every move after the first pulse."""
+        self.is_settled = False
+        """True once this member may pulse."""
+
+    def set_peers(self, peers: Iterable[NodeId], now: float) -> None:
+        """Change who the others are. New ones are probed at once."""
+        old, added = self._peers, False
+        self._peers = {}
+        for node in peers:  # in the given order, not a set's: runs with one seed are equal
+            added |= node not in old
+            self._peers[node] = old.get(node) or _Peer(now)
+        if not self._peers and not self.is_settled:
+            self._settle_by = None
+        if not added:
+            return
+        self._probe_at = min(self._probe_at, now)
+        if self.is_settled:
+            self._check_at = min(self._check_at or now + SETTLE_S_MAX, now + SETTLE_S_MAX)
+            return
+        self._quiet_at = now + SETTLE_QUIET_S
+        if self._settle_by is None:
+            self._settle_by = now + SETTLE_S_MAX
+
+    def probes_due(self, now: float) -> list[NodeId]:
+        """Return the peers to probe now; each is due again later."""
+        if now < self._probe_at:
+            return []
+        due = [node for node, peer in self._peers.items() if peer.next_probe_at <= now]
+        for node in due:
+            peer = self._peers[node]
+            peer.tries += 1
+            if peer.theta_ns is None and peer.tries < PROBE_TRIES_MAX:
+                peer.next_probe_at = now + PROBE_RETRY_S
+            else:
+                peer.next_probe_at = now + self._period()
+        self._probe_at = min((peer.next_probe_at for peer in self._peers.values()), default=float("inf"))
+        return due
+
+    def probe_sent(self, node: NodeId, nonce: int, t1_ns: int) -> None:
+        """Note that a probe left at `t1_ns`."""
+        peer = self._peers.get(node)
+        if peer is None:
+            return
+        if len(peer.nonces) >= NONCES_MAX:
+            del peer.nonces[next(iter(peer.nonces))]
+        peer.nonces[nonce] = t1_ns
+
+    def echo_received(self, node: NodeId, nonce: int, t2_ns: int, t3_ns: int, t4_ns: int, *, is_settled: bool, now: float) -> bool:
+        """Take in an echo.
+
+        Args:
+            node: who echoed.
+            nonce: of the probe.
+            t2_ns: when the probe came there, the peer's group time.
+            t3_ns: when the echo left there, the peer's group time.
+            t4_ns: when the echo came here, this host's stamp.
+            is_settled: whether the peer said that its pulses are under way.
+            now: monotonic seconds.
+
+        Returns:
+            False if there was no such probe under way, or the stamps are absurd: nothing changed.
+        """
+        peer = self._peers.get(node)
+        t1_ns = peer.nonces.pop(nonce, None) if peer is not None else None
+        if peer is None or t1_ns is None:
+            return False
+        theta_ns = (t2_ns - t1_ns + t3_ns - t4_ns) // 2 - self.offset_ns
+        round_trip_ns = t4_ns - t1_ns - (t3_ns - t2_ns)
+        if abs(self.offset_ns + theta_ns) > OFFSET_NS_MAX or round_trip_ns < 0:
+            return False
+        peer.theta_ns = theta_ns
+        peer.round_trip_ns = round_trip_ns
+        peer.is_settled = is_settled
+        peer.tries = 0
+        peer.next_probe_at = now + self._period()
+        self._probe_at = min(self._probe_at, peer.next_probe_at)
+        return True
+
+    def probe_received(self, node: NodeId, now: float) -> None:
+        """A peer probes, so it is up: if it has not echoed yet, probe it at once."""
+        peer = self._peers.get(node)
+        if peer is not None and peer.theta_ns is None and 0 < peer.tries < PROBE_TRIES_MAX:
+            peer.next_probe_at = now
+            self._probe_at = min(self._probe_at, now)
+
+    def pulse_received(self, node: NodeId, tx_ns: int, rx_ns: int) -> None:
+        """Renew the theta of a peer from a pulse: it has settled, and its clock may have moved.
+
+        Args:
+            node: the sender.
+            tx_ns: the peer's group time as it left.
+            rx_ns: this host's stamp as it came.
+        """
+        peer = self._peers.get(node)
+        if peer is None or peer.round_trip_ns is None:
+            return
+        theta_ns = tx_ns + peer.round_trip_ns // 2 - rx_ns - self.offset_ns
+        if abs(self.offset_ns + theta_ns) <= OFFSET_NS_MAX:
+            peer.theta_ns = theta_ns
+            peer.is_settled = True
+
+    def round_trip_ms(self, node: NodeId) -> float | None:
+        """Return the last probe's round trip without the time it spent at the peer, ms; None if there was none."""
+        peer = self._peers.get(node)
+        return None if peer is None or peer.round_trip_ns is None else peer.round_trip_ns / 1e6
+
+    def handle_timer(self, now: float) -> int:
+        """Settle or check, if it is time. Return by how many ns group time moved, mostly 0."""
+        if not self.is_settled:
+            return self._settle(now) if self._may_settle(now) else 0
+        if self._check_at is None or now < self._check_at:
+            return 0
+        is_early = now < self._early_until
+        self._check_at = now + (CHECK_PERIOD_EARLY_S if is_early else CHECK_PERIOD_S)
+        if now - self._moved_at < (CHECK_PERIOD_EARLY_S if is_early else REALIGN_GAP_S):
+            return 0
+        by_ns = self._median_ns()
+        if abs(by_ns) <= REALIGN_NS:
+            return 0
+        self._moved_at = now
+        self.clock_epoch = (self.clock_epoch + 1) & 0xFF
+        return self._move(by_ns)
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer` and `probes_due` next."""
+        if not self._peers:
+            return None
+        if self.is_settled:
+            return min(self._probe_at, self._check_at) if self._check_at is not None else self._probe_at
+        settle_at = self._settle_by if self._settle_by is not None else float("inf")
+        if self._has_all():
+            settle_at = min(settle_at, self._quiet_at)
+        return min(self._probe_at, settle_at)
+
+    def _has_all(self) -> bool:
+        return all(peer.theta_ns is not None for peer in self._peers.values())
+
+    def _may_settle(self, now: float) -> bool:
+        if not self._peers or self._settle_by is None:
+            return False
+        return now >= self._settle_by or (now >= self._quiet_at and self._has_all())
+
+    def _settle(self, now: float) -> int:
+        by_ns = self._median_ns()
+        self.is_settled = True
+        self._early_until = now + EARLY_S
+        self._check_at = now + 2 * SETTLE_S_MAX
+        return self._move(by_ns)
+
+    def _move(self, by_ns: int) -> int:
+        self.offset_ns += by_ns
+        for peer in self._peers.values():
+            if peer.theta_ns is not None:
+                peer.theta_ns -= by_ns
+        return by_ns
+
+    def _median_ns(self) -> int:
+        """The weighted lower median of myself and all peers with a valid theta."""
+        places = [0] * (SETTLED_WEIGHT if self.is_settled else 1)
+        for peer in self._peers.values():
+            if peer.theta_ns is not None:
+                places += [peer.theta_ns] * (SETTLED_WEIGHT if peer.is_settled else 1)
+        places.sort()
+        return places[(len(places) - 1) // 2]
+
+    def _period(self) -> float:
+        return PROBE_PERIOD_S * self._rng.uniform(1 - PROBE_JITTER, 1 + PROBE_JITTER)

@@ -1,0 +1,129 @@
+"""One inbound edge, peer -> me: its samples, jitter and loss, and what this member owes that peer.
+
+A told value is the median of the last three samples if those are fresh, else the last one: a single late datagram is not told to the group.
+Jitter is the mean absolute deviation, estimated from consecutive differences because these hardly see a drifting clock. Loss counts gaps in
+the numbers of the peer's rounds; a round is lost when three later ones came first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+from srwan.types import UdpAddress
+
+__all__ = ["Arrivals", "Inbound"]
+
+MEDIAN_SAMPLES = 3
+JITTER_SAMPLES = 16
+LOSS_ROUNDS = 100
+"""Rounds that the loss looks back on."""
+LOSS_PRIOR_ROUNDS = 20
+"""Loss starts as if so many rounds had arrived, so that one early gap is not 50 %."""
+REORDER_ROUNDS = 3
+ECHOES_PER_S = 2.0
+ECHO_BURST = 8.0
+"""Echoes owed to one peer at once: a whole quick succession of probes."""
+
+
+class Arrivals:
+    """Loss of one peer's rounds. `seq` is any round that arrived."""
+
+    __slots__ = ("_arrived", "_highest", "_judged", "_rounds", "loss")
+
+    def __init__(self, seq: int) -> None:
+        self._highest = seq
+        self._arrived = 1
+        self._rounds = 1
+        self._judged = 0
+        self.loss = 0.0
+        """Exponential mean of lost (1) and arrived (0), over 100 rounds."""
+
+    def add(self, seq: int) -> None:
+        """Count round `seq` as arrived; late ones count if less than three came first."""
+        ahead = seq - self._highest
+        if ahead <= 0:
+            if ahead > -REORDER_ROUNDS:
+                self._arrived |= 1 << -ahead
+            return
+        steps = min(ahead, LOSS_ROUNDS)
+        for step in range(steps):
+            self._arrived = (self._arrived << 1 | (step == steps - 1)) & (1 << (REORDER_ROUNDS + 1)) - 1
+            self._rounds += 1
+            if self._rounds > REORDER_ROUNDS:
+                is_lost = not self._arrived >> REORDER_ROUNDS & 1
+                self._judged += 1
+                self.loss += (is_lost - self.loss) / min(self._judged + LOSS_PRIOR_ROUNDS, LOSS_ROUNDS)
+        self._highest = seq
+
+
+class Inbound:
+    """What is kept of one other member."""
+
+    __slots__ = (
+        "_echo_at",
+        "_echo_tokens",
+        "_samples",
+        "address",
+        "arrivals",
+        "asks",
+        "heard_at",
+        "is_verified",
+        "jitter_ms",
+        "reacted_at",
+        "resent_at",
+    )
+
+    def __init__(self, address: UdpAddress) -> None:
+        self.address = address
+        """Where to send."""
+        self.arrivals: Arrivals | None = None
+        """None until the first row."""
+        self.asks = 0
+        """How often this member asked it to say something again."""
+        self.heard_at = -math.inf
+        self.is_verified = False
+        """Whether the signature of the row held was checked."""
+        self.jitter_ms = 0.0
+        self.reacted_at = -math.inf
+        """When a clock move of it last made this member burst."""
+        self.resent_at = -math.inf
+        self._samples: deque[tuple[float, float]] = deque(maxlen=MEDIAN_SAMPLES)
+        self._echo_tokens = ECHO_BURST
+        self._echo_at = 0.0
+
+    @property
+    def has_samples(self) -> bool:
+        """False before the first sample, and after `forget`."""
+        return bool(self._samples)
+
+    def add_sample(self, raw_ms: float, now: float, fresh_s: float) -> float:
+        """Take in a sample and return what to tell, ms."""
+        if self._samples:
+            # Of independent samples, consecutive differences are 1.41 times the deviation.
+            deviation = abs(raw_ms - self._samples[-1][1]) / math.sqrt(2)
+            self.jitter_ms += (deviation - self.jitter_ms) / JITTER_SAMPLES
+        self._samples.append((now, raw_ms))
+        if len(self._samples) == MEDIAN_SAMPLES and now - self._samples[0][0] <= fresh_s:
+            return median(sample for _, sample in self._samples)
+        return raw_ms
+
+    def shift(self, by_ms: float) -> None:
+        """The own clock moved."""
+        shifted = [(at, raw_ms + by_ms) for at, raw_ms in self._samples]
+        self._samples.clear()
+        self._samples.extend(shifted)
+
+    def forget(self) -> None:
+        """The peer's clock moved."""
+        self._samples.clear()
+
+    def take_echo_token(self, now: float) -> bool:
+        """Say whether one more echo is owed."""
+        self._echo_tokens = min(ECHO_BURST, self._echo_tokens + (now - self._echo_at) * ECHOES_PER_S)
+        self._echo_at = now
+        if self._echo_tokens < 1.0:
+            return False
+        self._echo_tokens -= 1.0
+        return True

@@ -1,0 +1,84 @@
+"""When to pulse: the regular period, and the few extra rounds that make a change of membership known within seconds.
+
+A change starts a burst of rounds; a change within a burst never puts off the round that is due next, it only starts the tail again. News,
+a first sample of somebody, asks for one round soon. Extra rounds keep a gap and a budget, so that nothing peers do makes a member talk
+without end. The regular rounds go on beside the bursts at a phase of their own. Source: facts of the convergence model in
+docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+__all__ = ["Rounds"]
+
+BURST_S = (0.2, 0.6, 1.2, 2.2)
+"""Extra rounds after a change."""
+NEWS_S = 0.5
+"""What is new is told within so long."""
+GAP_S_MIN = 0.25
+"""Least time between two rounds."""
+JITTER = 0.05
+"""Share by which the period and the bursts vary, so that members do not fall into step."""
+EXTRA_MAX = 8
+"""Extra rounds within EXTRA_WINDOW_S."""
+EXTRA_WINDOW_S = 10.0
+
+
+class Rounds:
+    """Says when the next round is due. A core.
+
+    Args:
+        period_s: time between regular rounds.
+        rng: for phase and jitter.
+    """
+
+    def __init__(self, period_s: float, rng: random.Random) -> None:
+        self._period_s = period_s
+        self._rng = rng
+        self._regular_at = float("inf")
+        self._extra: list[float] = []
+        self._spent: deque[float] = deque(maxlen=EXTRA_MAX)
+        self._last_at = -float("inf")
+
+    def start(self, now: float) -> None:
+        """Begin with regular rounds, at a random phase."""
+        self._regular_at = now + self._rng.random() * self._period_s
+
+    def change(self, now: float) -> None:
+        """The membership changed: burst."""
+        kept = [at for at in self._extra[:1] if at <= now + BURST_S[0] * (1 + JITTER)]
+        self._extra = kept + [now + at * self._jitter() for at in BURST_S]
+
+    def news(self, now: float) -> None:
+        """There is something new to tell: one round soon, unless one is due anyway."""
+        if self.due_at > now + NEWS_S:
+            self._extra = [now + NEWS_S * self._rng.uniform(1 - 2 * JITTER, 1), *self._extra]
+
+    @property
+    def due_at(self) -> float:
+        """When the next round is due; infinite before `start`."""
+        if self._regular_at == float("inf"):
+            return self._regular_at
+        extra_at = self._extra[0] if self._extra else float("inf")
+        if len(self._spent) >= EXTRA_MAX:
+            extra_at = max(extra_at, self._spent[0] + EXTRA_WINDOW_S)
+        return max(min(self._regular_at, extra_at), self._last_at + GAP_S_MIN)
+
+    def take(self, now: float) -> bool:
+        """Take the round that is due at `now` off the schedule. True if it is a regular one, which is never left out."""
+        is_regular = self._regular_at <= now
+        if is_regular:
+            self._regular_at = now + self._period_s * self._jitter()
+        self._extra = [at for at in self._extra if at > now]
+        return is_regular
+
+    def told(self, now: float, *, is_regular: bool) -> None:
+        """Note that a round went out."""
+        self._last_at = now
+        if not is_regular:
+            self._spent.append(now)
+
+    def _jitter(self) -> float:
+        return self._rng.uniform(1 - JITTER, 1 + JITTER)

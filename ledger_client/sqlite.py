@@ -1,0 +1,520 @@
+"""The embedded record store: one SQLite file, written by one node, readable by any process of the machine meanwhile.
+
+Theory of operation. Every call runs in a worker thread, one at a time (a limiter of 1 also hands out the turns), so that neither the disk
+nor the signatures of a batch ever hold up the event loop. A batch is verified first and then written in one transaction. The file is in
+WAL mode: readers of other processes see whole transactions and never block the writer. With synchronous NORMAL an acknowledged batch
+survives the death of the process at any instant (the log is with the operating system); with FULL it survives a power cut too, at 30 %
+to 8 times the cost, depending on the disk and the batch.
+
+A file is recognised by its application id and schema version before anything is written to it. Where the storage fails, the transaction
+is rolled back and `StoreUnavailable` says in one sentence what is wrong and what to do.
+
+Trap: apsw runs a statement with several parts lazily and stops at the first row; every cursor here is consumed.
+
+Source of the settings: sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous; figures by benchmarks/ledger.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import apsw
+import trio
+
+from srwan.errors import RemoteProtocolError, StoreUnavailable
+from srwan.ledger_client.record import Key, Kind, Record, Version, check
+from srwan.ledger_client.store import (
+    BATCH_RECORDS_MAX,
+    EQUIVOCATIONS_MAX,
+    PAGE_RECORDS_MAX,
+    BatchOutcome,
+    EquivocationProof,
+    Query,
+    Refusal,
+    StoredRecord,
+    Verdict,
+    judge,
+    refusal_of,
+    require_page,
+    sole_revision,
+)
+from srwan.types import NodeId
+
+__all__ = ["SqliteStore"]
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x53525744
+"""Marks the file as ours in its header: "SRWD"."""
+BUSY_S = 5.0
+"""How long a call waits for another process that holds the lock, s."""
+BYTES_MAX = 8 << 30
+"""Bound of the file, bytes: a group's day of reports with rows takes about 200 MB (100 rows of 1.2 kB a minute, indexes)."""
+WATCH_POLL_S = 0.25
+"""How soon a watcher sees what another process wrote, s; what this one wrote it sees at once."""
+PRUNE_RECORDS_MAX = 5000
+"""Records removed in one transaction, so that pruning a large file does not keep others waiting: about 50 ms."""
+_WAL_BYTES_KEPT_MAX = 64 << 20
+_RETRY_S = 0.01
+
+_SCHEMA = f"""
+CREATE TABLE records (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    grp BLOB NOT NULL,
+    subject BLOB NOT NULL,
+    era INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    expires_ns INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    country TEXT NOT NULL,
+    asn INTEGER NOT NULL,
+    is_newest INTEGER NOT NULL,
+    envelope BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX records_version ON records (grp, kind, subject, era, sequence);
+CREATE UNIQUE INDEX records_newest ON records (grp, kind, subject) WHERE is_newest = 1;
+CREATE INDEX records_kind ON records (kind) WHERE is_newest = 1;
+CREATE INDEX records_place ON records (country, asn) WHERE is_newest = 1;
+CREATE INDEX records_expiry ON records (expires_ns);
+CREATE TABLE equivocations (
+    number INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    grp BLOB NOT NULL,
+    subject BLOB NOT NULL,
+    era INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    held BLOB NOT NULL,
+    held_expires_ns INTEGER NOT NULL,
+    other BLOB NOT NULL,
+    other_expires_ns INTEGER NOT NULL,
+    UNIQUE (grp, kind, subject)
+) STRICT;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_COLUMNS = "revision, kind, grp, subject, era, sequence, expires_ns, epoch, country, asn, envelope"
+_OF_KEY = "grp = ? AND kind = ? AND subject = ?"
+_GET_NEWEST = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} AND is_newest = 1"  # noqa: S608 (constants only, here and below)
+_GET_VERSION = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} AND era = ? AND sequence = ?"  # noqa: S608
+_HISTORY = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} ORDER BY era DESC, sequence DESC LIMIT ?"  # noqa: S608
+_ABOVE = f"SELECT {_COLUMNS} FROM records WHERE revision > ? ORDER BY revision LIMIT ?"  # noqa: S608
+_INSERT = f"INSERT INTO records ({_COLUMNS}, is_newest) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"  # noqa: S608
+_SUPERSEDE = f"UPDATE records SET is_newest = 0 WHERE {_OF_KEY} AND is_newest = 1"  # noqa: S608
+_PROOF_COLUMNS = "kind, grp, subject, era, sequence, held, held_expires_ns, other, other_expires_ns"
+_PROOFS = f"SELECT {_PROOF_COLUMNS} FROM equivocations ORDER BY number LIMIT ?"  # noqa: S608
+_ADD_PROOF = (
+    f"INSERT INTO equivocations ({_PROOF_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "  # noqa: S608
+    f"WHERE (SELECT count(*) FROM equivocations) < {EQUIVOCATIONS_MAX} ON CONFLICT DO NOTHING"
+)
+_EXPIRED_NEWEST = "SELECT grp, kind, subject FROM records WHERE expires_ns <= ? AND is_newest = 1 LIMIT ?"
+_DELETE_KEY = f"DELETE FROM records WHERE {_OF_KEY}"  # noqa: S608
+_EXPIRED_OLD = "SELECT revision FROM records WHERE expires_ns <= ? AND is_newest = 0 LIMIT ?"
+_DELETE_OLD = f"DELETE FROM records WHERE revision IN ({_EXPIRED_OLD})"  # noqa: S608
+
+_FILTERS = (
+    " AND (:kind IS NULL OR kind = :kind) AND (:grp IS NULL OR grp = :grp) AND (:country IS NULL OR country = :country)"
+    " AND asn BETWEEN :asn_min AND :asn_max AND expires_ns > :unexpired_ns AND revision > :after ORDER BY revision LIMIT :limit"
+)
+
+
+def _range_by(index: str, condition: str) -> str:
+    return f"SELECT {_COLUMNS} FROM records {index} WHERE is_newest = 1{condition}{_FILTERS}"  # noqa: S608
+
+
+# The index is named because the planner, without statistics, may prefer walking the revisions in order.
+_RANGE_OF_PLACE = _range_by("INDEXED BY records_place", " AND country = :country")
+_RANGE_OF_GROUP = _range_by("INDEXED BY records_newest", " AND grp = :grp")
+_RANGE_OF_KIND = _range_by("INDEXED BY records_kind", " AND kind = :kind")
+_RANGE = _range_by("NOT INDEXED", "")
+
+_PROBLEMS: tuple[tuple[type[apsw.Error], str, str], ...] = (
+    (apsw.BusyError, "another process holds the lock", "stop it, or wait for it to finish, and try again"),
+    (apsw.LockedError, "another process holds the lock", "stop it, or wait for it to finish, and try again"),
+    (apsw.NotADBError, "this is not a DITEX file", "choose another path, or move the file away to start an empty one"),
+    (apsw.CorruptError, "the file is damaged", "move it away and restore a copy, or let the node start an empty one"),
+    (apsw.FullError, "the disk is full, or the store has reached its size limit", "free some space, prune the store or raise its limit"),
+    (apsw.ReadOnlyError, "the file or its folder is read-only", "give this user write permission or choose another folder"),
+    (apsw.PermissionsError, "access is not permitted", "give this user permission or choose another folder"),
+    (apsw.CantOpenError, "the file cannot be opened or created", "check that its folder exists and that this user may write there"),
+    (apsw.IOError, "the disk reports an error", "check the disk, then restore a copy"),
+)
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """Implements `RecordStore` on a file. Made by `open`; close it with `aclose` or use it as an async context manager."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_read_only: bool,
+        synchronous: Literal["NORMAL", "FULL"],
+        busy_s: float,
+        bytes_max: int,
+    ) -> None:
+        self._path = path.absolute()
+        self._is_read_only = is_read_only
+        self._synchronous = synchronous
+        self._busy_s = busy_s
+        self._bytes_max = bytes_max
+        self._limiter = trio.CapacityLimiter(1)
+        self._changed = trio.Event()
+        self._is_closed = False
+        self._connection: apsw.Connection | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        is_read_only: bool = False,
+        synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+        busy_s: float = BUSY_S,
+        bytes_max: int = BYTES_MAX,
+    ) -> SqliteStore:
+        """Open a store, creating the file if there is none.
+
+        Args:
+            path: of the file; two more appear beside it while it is open (`-wal`, `-shm`). Local disks only.
+            is_read_only: change nothing, create nothing; for other processes than the node.
+            synchronous: "FULL" also waits for the disk at each batch.
+            busy_s: how long to wait for another process that holds the lock, s.
+            bytes_max: bound of the file, bytes.
+
+        Raises:
+            StoreUnavailable: missing (read-only), not a DITEX file, of a newer version, damaged, locked, or not permitted. Nothing changed.
+        """
+        store = cls(path, is_read_only=is_read_only, synchronous=synchronous, busy_s=busy_s, bytes_max=bytes_max)
+        await trio.to_thread.run_sync(store._open, limiter=store._limiter)
+        return store
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    @property
+    def path(self) -> Path:
+        """Of the file, absolute."""
+        return self._path
+
+    # ---- the interface: each call takes its turn in a worker thread
+
+    async def put(self, record: Record, wall_ns: int) -> int:
+        """See `RecordStore.put`. Prefer batches: one transaction a record is several times slower."""
+        return sole_revision(await self.put_many([record], wall_ns))
+
+    async def put_many(self, records: Sequence[Record], wall_ns: int) -> BatchOutcome:
+        """See `RecordStore.put_many`. Cost: benchmarks/ledger.py; the signatures are most of it."""
+        if len(records) > BATCH_RECORDS_MAX:
+            raise ValueError(f"a batch has up to {BATCH_RECORDS_MAX} records, not {len(records)}")
+        outcome = await self._run(lambda: self._put_batch(tuple(records), wall_ns))
+        if outcome.stored:
+            self._wake_watchers()
+        return outcome
+
+    async def get(self, key: Key, version: Version | None = None) -> StoredRecord | None:
+        """See `RecordStore.get`."""
+        found = await self._run(lambda: self._get(key, version))
+        return found[0] if found else None
+
+    async def range(self, query: Query) -> list[StoredRecord]:
+        """See `RecordStore.range`. Cost: by country, group or kind as many rows as the index yields, else a scan of the file."""
+        return await self._run(lambda: self._select_range(query))
+
+    async def history(self, key: Key, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
+        """See `RecordStore.history`."""
+        require_page(limit)
+        return await self._run(lambda: self._select(_HISTORY, (*_columns_of(key), limit)))
+
+    async def watch(self, after: int, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
+        """See `RecordStore.watch`. What other processes write is seen within WATCH_POLL_S."""
+        require_page(limit)
+        while True:
+            changed = self._changed
+            found = await self._run(lambda: self._select(_ABOVE, (after, limit)))
+            if found:
+                return found
+            with trio.move_on_after(WATCH_POLL_S):
+                await changed.wait()
+
+    async def prune(self, expired_ns: int) -> int:
+        """See `RecordStore.prune`. Works in steps of PRUNE_RECORDS_MAX, between which others get their turn."""
+        removed = 0
+        while step := await self._run(lambda: self._prune_step(expired_ns)):
+            removed += step
+        return removed
+
+    async def equivocations(self, *, limit: int = PAGE_RECORDS_MAX) -> list[EquivocationProof]:
+        """See `RecordStore.equivocations`."""
+        require_page(limit)
+        return await self._run(lambda: self._select_proofs(limit))
+
+    async def revision(self) -> int:
+        """See `RecordStore.revision`."""
+        return await self._run(self._revision)
+
+    async def aclose(self) -> None:
+        """See `RecordStore.aclose`. The last process to close a file folds the log back into it."""
+        self._is_closed = True
+        self._wake_watchers()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+
+    def _wake_watchers(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await trio.to_thread.run_sync(self._work, work, limiter=self._limiter)
+
+    # ---- below runs in the worker thread
+
+    def _work(self, work: Callable[[], _T]) -> _T:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the record store is closed")
+        with self._mapping_errors():
+            return work()
+
+    @contextlib.contextmanager
+    def _mapping_errors(self) -> Generator[None]:
+        """The one place where foreign errors become ours."""
+        try:
+            yield
+        except apsw.Error as error:
+            for kind, problem, remedy in _PROBLEMS:
+                if isinstance(error, kind):
+                    raise self._unavailable(problem, remedy) from error
+            raise self._unavailable(f"SQLite reports {str(error)!r}", "restore a copy, or let the node start an empty file") from error
+
+    def _unavailable(self, problem: str, remedy: str) -> StoreUnavailable:
+        return StoreUnavailable(str(self._path), problem, remedy)
+
+    def _execute(self, statement: str, bindings: Any = ()) -> list[Any]:
+        assert self._connection is not None
+        return list(self._connection.execute(statement, bindings))
+
+    def _scalar(self, statement: str) -> int:
+        rows = self._execute(statement)
+        return int(rows[0][0]) if rows else 0
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[None]:
+        """All or nothing, also where COMMIT itself fails."""
+        assert self._connection is not None
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite has rolled back by itself after some errors
+                self._execute("ROLLBACK")
+            raise
+
+    def _open(self) -> None:
+        if self._is_read_only and not self._path.exists():
+            raise self._unavailable("there is no such file", "check the path; a node creates its file when it starts")
+        flags = apsw.SQLITE_OPEN_READONLY if self._is_read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        with self._mapping_errors():
+            try:
+                self._connection = apsw.Connection(str(self._path), flags=flags)
+                self._connection.set_busy_timeout(int(self._busy_s * 1000))
+                self._prepare(self._connection)
+            except BaseException:
+                self._close()
+                raise
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        is_empty = self._recognise()
+        if self._is_read_only:
+            if is_empty:
+                raise self._unavailable("the file is empty", "check the path; a node fills its file when it starts")
+            return
+        if connection.readonly("main"):
+            raise apsw.ReadOnlyError
+        self._set_wal()
+        self._execute(f"PRAGMA synchronous = {self._synchronous}")
+        self._execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT_MAX}")
+        self._execute(f"PRAGMA max_page_count = {self._bytes_max // self._scalar('PRAGMA page_size')}")
+        if is_empty:
+            with self._transaction():
+                if self._recognise():  # else another process was quicker
+                    self._execute(_SCHEMA)
+
+    def _recognise(self) -> bool:
+        """Say whether the file is new (no tables); raise if it holds anything but our schema. Only reads."""
+        application, version = self._scalar("PRAGMA application_id"), self._scalar("PRAGMA user_version")
+        if application == 0 and version == 0 and self._scalar("SELECT count(*) FROM sqlite_schema") == 0:
+            return True
+        if application != APPLICATION_ID or version < 1:
+            raise self._unavailable("this is a database of another program", "choose another path")
+        if version > SCHEMA_VERSION:
+            raise self._unavailable(
+                f"the file has schema version {version}, this srwan knows {SCHEMA_VERSION}", "use the newer srwan that wrote it"
+            )
+        return False
+
+    def _set_wal(self) -> None:
+        """Changing the mode of a new file needs it alone, and SQLite does not wait for that by itself."""
+        deadline = time.monotonic() + self._busy_s
+        while True:
+            try:
+                mode = self._execute("PRAGMA journal_mode = WAL")[0][0]
+            except apsw.BusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_RETRY_S)
+                continue
+            if mode != "wal":
+                raise self._unavailable(f"the file system allows journal mode {mode!r} only", "choose a folder on a local disk")
+            return
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _put_batch(self, records: tuple[Record, ...], wall_ns: int) -> BatchOutcome:
+        if self._is_read_only:
+            raise self._unavailable("the store was opened read-only", "only the node that owns the file writes to it")
+        refused: dict[int, RemoteProtocolError] = {}
+        revisions: list[int | None] = [None] * len(records)
+        equivocations: list[EquivocationProof] = []
+        for index, record in enumerate(records):  # before the lock is taken
+            try:
+                check(record, wall_ns)
+            except RemoteProtocolError as error:
+                refused[index] = error
+        with self._transaction():
+            before = self._revision()
+            for index, record in enumerate(records):
+                if index in refused:
+                    continue
+                try:
+                    revisions[index] = self._merge(record, equivocations)
+                except RemoteProtocolError as error:
+                    refused[index] = error
+            revision = self._revision()
+        stored = revision - before
+        refusals = tuple(Refusal(index, refused[index]) for index in sorted(refused))
+        return BatchOutcome(revision, tuple(revisions), stored, len(records) - stored - len(refusals), refusals, tuple(equivocations))
+
+    def _merge(self, record: Record, equivocations: list[EquivocationProof]) -> int:
+        assert self._connection is not None
+        key = _columns_of(record.key)
+        newest = self._get(record.key, None)
+        held = newest if newest and newest[0].record.version == record.version else self._get(record.key, record.version)
+        verdict = judge(
+            record.version,
+            record.envelope,
+            newest[0].record.version if newest else None,
+            held[0].record.envelope if held else None,
+        )
+        if held and verdict is Verdict.UNCHANGED:
+            return held[0].revision
+        if held and verdict is Verdict.EQUIVOCATION:
+            proof = EquivocationProof.of(held[0].record, record)
+            equivocations.append(proof)
+            evidence = (proof.held.envelope, proof.held.expires_ns, proof.other.envelope, proof.other.expires_ns)
+            self._execute(_ADD_PROOF, (*record.key, *record.version, *evidence))
+            raise refusal_of(record, held[0].record)
+        if verdict is not Verdict.NEW:
+            raise refusal_of(record, None)
+        if newest:
+            self._execute(_SUPERSEDE, key)
+        place = (record.epoch, record.country, record.asn)
+        self._execute(_INSERT, (*record.key, *record.version, record.expires_ns, *place, record.envelope))
+        return self._connection.last_insert_rowid()
+
+    def _select_range(self, query: Query) -> list[StoredRecord]:
+        if query.country is not None:
+            statement = _RANGE_OF_PLACE
+        elif query.group is not None:
+            statement = _RANGE_OF_GROUP
+        else:
+            statement = _RANGE if query.kind is None else _RANGE_OF_KIND
+        bindings = {
+            "kind": query.kind,
+            "grp": query.group,
+            "country": query.country,
+            "asn_min": query.asn_min,
+            "asn_max": query.asn_max,
+            "unexpired_ns": -1 if query.unexpired_ns is None else query.unexpired_ns,
+            "after": query.after,
+            "limit": query.limit,
+        }
+        return self._select(statement, bindings)
+
+    def _get(self, key: Key, version: Version | None) -> list[StoredRecord]:
+        if version is None:
+            return self._select(_GET_NEWEST, _columns_of(key))
+        return self._select(_GET_VERSION, (*_columns_of(key), *version))
+
+    def _select(self, statement: str, bindings: Any) -> list[StoredRecord]:
+        with self._refusing_malformed():
+            return [_stored(*row) for row in self._execute(statement, bindings)]
+
+    def _select_proofs(self, limit: int) -> list[EquivocationProof]:
+        with self._refusing_malformed():
+            return [_proof(*row) for row in self._execute(_PROOFS, (limit,))]
+
+    @contextlib.contextmanager
+    def _refusing_malformed(self) -> Generator[None]:
+        """What this store wrote is well-formed; a file with anything else was damaged or made by somebody else."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise self._unavailable(f"a record in the file is malformed ({error})", "move it away and restore a copy") from error
+
+    def _revision(self) -> int:
+        return self._scalar("SELECT seq FROM sqlite_sequence WHERE name = 'records'")
+
+    def _prune_step(self, expired_ns: int) -> int:
+        assert self._connection is not None
+        if self._is_read_only:
+            raise self._unavailable("the store was opened read-only", "only the node that owns the file writes to it")
+        with self._transaction():
+            before = self._connection.total_changes()
+            self._execute(_DELETE_OLD, (expired_ns, PRUNE_RECORDS_MAX))
+            if self._connection.total_changes() == before:
+                for key in self._execute(_EXPIRED_NEWEST, (expired_ns, PRUNE_RECORDS_MAX)):
+                    self._execute(_DELETE_KEY, key)
+            return self._connection.total_changes() - before
+
+
+def _columns_of(key: Key) -> tuple[bytes, str, bytes]:
+    return key.group, key.kind, key.subject
+
+
+def _stored(
+    revision: int,
+    kind: str,
+    group: bytes,
+    subject: bytes,
+    era: int,
+    sequence: int,
+    expires_ns: int,
+    epoch: int,
+    country: str,
+    asn: int,
+    envelope: bytes,
+) -> StoredRecord:
+    return StoredRecord(
+        revision, Record(Kind(kind), group, NodeId(subject), Version(era, sequence), expires_ns, envelope, epoch, country, asn)
+    )
+
+
+def _proof(
+    kind: str, group: bytes, subject: bytes, era: int, sequence: int, held: bytes, held_expires_ns: int, other: bytes, other_expires_ns: int
+) -> EquivocationProof:
+    key, version = Key(Kind(kind), group, NodeId(subject)), Version(era, sequence)
+    return EquivocationProof(Record(*key, version, held_expires_ns, held), Record(*key, version, other_expires_ns, other))

@@ -1,0 +1,277 @@
+"""Which paths look best: ranks the candidates between two members by the matrix of one-way latencies.
+
+Pure: no state, no clock; randomness comes in as an argument. What is ranked is a prediction. `control` keeps the best few warm and
+decides by what they are measured to deliver, never by the prediction alone.
+
+Theory: the matrix holds raw one-way latencies, receiver's stamp less sender's stamp. Along any path from ingress to egress the clock
+offsets of the relays cancel and those of the two ends are the same for every path, so sums over different paths compare exactly, in
+milliseconds, and never in per cent. The minimum of many noisy sums is biased low; each leg therefore pays a risk term (its deviation
+times `policy.risk_weight`, and `policy.loss_cost_ms` for what it loses), each relay `policy.relay_ms`.
+
+Two and three relays are found by min-plus products of the matrix over the allowed relays, which bounds the number of relays exactly;
+enumerating shortest simple paths (Yen 1971) cannot bound it and is the oracle of the tests.
+
+Invariants: direct is always among the candidates, and first unless a relayed path beats it by `enter_ms`; no path visits a node twice.
+
+Source: whitepaper 2.2.3, 3.3; docs/decisions.md for the risk term and the margin.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from srwan.routing.policy import PathPolicy
+from srwan.types import NodeId
+
+__all__ = ["Latencies", "PathCandidate", "PathFinder", "Relays", "RelaysAllowed"]
+
+CANDIDATES_MAX = 16
+"""Relayed candidates in a ranking: twice the most standbys a policy can ask for."""
+
+Relays: TypeAlias = tuple[NodeId, ...]
+"""A path is named by its relays in visiting order; the empty tuple is the direct path."""
+RelaysAllowed: TypeAlias = Callable[[NodeId], bool] | Collection[NodeId] | None
+"""Who may be a relay: a predicate or a set; None means every member."""
+_Floats: TypeAlias = npt.NDArray[np.float64]
+
+
+class Latencies(Protocol):
+    """What is read of a snapshot of the matrix (`srwan.gossip.owl.OwlSnapshot`): [i, j] is i -> j; NaN where unknown or stale."""
+
+    @property
+    def members(self) -> tuple[NodeId, ...]:
+        """Names of rows and columns."""
+        ...
+
+    @property
+    def mean_ms(self) -> _Floats:
+        """Raw one-way latency, mean of fresh samples, ms, shape (n, n)."""
+        ...
+
+    @property
+    def dev_ms(self) -> _Floats:
+        """Its deviation, ms, shape (n, n)."""
+        ...
+
+    @property
+    def loss(self) -> _Floats:
+        """Share of lost packets, 0..1, shape (n, n)."""
+        ...
+
+
+def short_name(node: NodeId) -> str:
+    """Return the first 8 hex digits of a node id: its name where nothing better is known."""
+    return node.hex()[:8]
+
+
+@attrs.frozen(slots=True)
+class PathCandidate:
+    """One path and what the matrix predicts for it. Raw latencies: they compare with each other only."""
+
+    relays: Relays
+    """In visiting order; empty = direct."""
+    predicted_ms: float
+    """Raw one-way latency from ingress to egress, mean of the legs and the relays' cost, ms; NaN = unknown."""
+    risk_ms: float
+    """What deviation and loss of the legs add to it when paths are compared, ms."""
+    direct_ms: float
+    """Raw one-way latency of the direct path, ms; NaN = unknown."""
+    gain_ms: float
+    """Cost of the direct path less the cost of this one, ms; 0 for direct; inf if only direct is unknown, NaN if this one is."""
+    explanation: str
+    """The same for a human."""
+
+    @property
+    def cost_ms(self) -> float:
+        """What is ranked: predicted_ms + risk_ms; NaN = unknown."""
+        return self.predicted_ms + self.risk_ms
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it has no relay."""
+        return not self.relays
+
+
+@attrs.frozen(slots=True)
+class PathFinder:
+    """Ranks paths.
+
+    Args:
+        name_of: a human's name of a node, for explanations.
+    """
+
+    name_of: Callable[[NodeId], str] = short_name
+
+    def rank(
+        self,
+        snapshot: Latencies,
+        ingress: NodeId,
+        egress: NodeId,
+        policy: PathPolicy,
+        *,
+        rng: random.Random,
+        relays_allowed: RelaysAllowed = None,
+    ) -> list[PathCandidate]:
+        """Return candidates, the one to take first.
+
+        Order: relayed paths that beat direct by `enter_ms`, direct, the other relayed paths; each group by rising cost, but those within
+        `spread_ms` of the best relayed one are shuffled.
+
+        Args:
+            snapshot: raw one-way latencies of the group.
+            ingress: sender; if it is no member, only direct is known.
+            egress: receiver, not the ingress.
+            policy: margins, risk, number of relays; with `via`, the only relayed candidate is that path.
+            rng: for the shuffle.
+            relays_allowed: who may relay; `policy.avoid`, ingress and egress never do.
+
+        Returns:
+            Direct and at most CANDIDATES_MAX relayed paths, all of known latency except direct and `via`.
+
+        Raises:
+            ValueError: ingress equals egress.
+
+        Cost: O(n) for one relay, O(n^2) for two, O(n^3) for three. n=100: 0.2, 0.6 and 7 ms.
+        """
+        if ingress == egress:
+            raise ValueError("ingress and egress are the same node")
+        direct = self.predict(snapshot, ingress, egress, (), policy)
+        if policy.via:
+            return [self.predict(snapshot, ingress, egress, policy.via, policy), direct]
+        found = _search(snapshot, ingress, egress, policy, relays_allowed)
+        relayed = [self.predict(snapshot, ingress, egress, relays, policy) for relays in found]
+        relayed.sort(key=lambda candidate: candidate.cost_ms)
+        if relayed:
+            close = [candidate for candidate in relayed if candidate.cost_ms <= relayed[0].cost_ms + policy.spread_ms]
+            relayed[: len(close)] = rng.sample(close, len(close))
+        better = [candidate for candidate in relayed if candidate.gain_ms >= policy.enter_ms]
+        return [*better, direct, *(candidate for candidate in relayed if not candidate.gain_ms >= policy.enter_ms)]
+
+    def predict(self, snapshot: Latencies, ingress: NodeId, egress: NodeId, relays: Relays, policy: PathPolicy) -> PathCandidate:
+        """Return what the matrix says of one path, whether or not it is worth taking. Nodes that are no members have unknown legs."""
+        direct_ms, direct_risk_ms = _sum_legs(snapshot, (ingress, egress), policy)
+        if not relays:
+            text = f"direct, {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}"
+            return PathCandidate((), direct_ms, direct_risk_ms, direct_ms, 0.0, text)
+        predicted_ms, risk_ms = _sum_legs(snapshot, (ingress, *relays, egress), policy)
+        cost_ms, direct_cost_ms = predicted_ms + risk_ms, direct_ms + direct_risk_ms
+        gain_ms = math.inf if math.isnan(direct_cost_ms) and not math.isnan(cost_ms) else direct_cost_ms - cost_ms
+        text = (
+            f"{self.describe(relays)}, {_ms(predicted_ms)} raw, risk {_ms(risk_ms)}; "
+            f"direct {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}; gain {_ms(gain_ms)}"
+        )
+        return PathCandidate(relays, predicted_ms, risk_ms, direct_ms, gain_ms, text)
+
+    def standbys(self, candidates: Sequence[PathCandidate], used: Iterable[Relays], count: int) -> list[PathCandidate]:
+        """Return the first `count` relayed candidates that share no relay with `used` or with each other."""
+        taken = {node for relays in used for node in relays}
+        chosen: list[PathCandidate] = []
+        for candidate in candidates:
+            if len(chosen) >= count:
+                break
+            if candidate.relays and taken.isdisjoint(candidate.relays):
+                chosen.append(candidate)
+                taken.update(candidate.relays)
+        return chosen
+
+    def describe(self, relays: Relays) -> str:
+        """Return a path's name for a human: "direct", "via a", "via a+b"."""
+        return "via " + "+".join(self.name_of(node) for node in relays) if relays else "direct"
+
+
+def _ms(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1f} ms"
+
+
+def _sum_legs(snapshot: Latencies, nodes: Sequence[NodeId], policy: PathPolicy) -> tuple[float, float]:
+    """Return (latency with the relays' cost, risk), ms, of the path through `nodes`; NaN if a leg is unknown."""
+    index = {node: row for row, node in enumerate(snapshot.members)}
+    if not all(node in index for node in nodes):
+        return math.nan, math.nan
+    rows = [index[node] for node in nodes]
+    latency_ms, risk_ms = policy.relay_ms * (len(nodes) - 2), 0.0
+    for leg in zip(rows, rows[1:], strict=False):
+        latency_ms += float(snapshot.mean_ms[leg])
+        risk_ms += policy.risk_weight * _known(float(snapshot.dev_ms[leg])) + policy.loss_cost_ms * _known(float(snapshot.loss[leg]))
+    return latency_ms, risk_ms
+
+
+def _known(value: float) -> float:
+    """A leg with one sample has a mean and no deviation: count none."""
+    return 0.0 if math.isnan(value) else value
+
+
+def _search(snapshot: Latencies, ingress: NodeId, egress: NodeId, policy: PathPolicy, allowed: RelaysAllowed) -> list[Relays]:
+    """Return up to CANDIDATES_MAX of the cheapest relayed paths, unordered."""
+    members = snapshot.members
+    if policy.relays_max == 0 or ingress not in members or egress not in members:
+        return []
+    may_relay: Callable[[NodeId], bool]
+    if allowed is None:
+        may_relay = _everybody
+    else:
+        may_relay = allowed if callable(allowed) else allowed.__contains__
+    shunned = policy.avoid | {ingress, egress}
+    rows = np.array([row for row, node in enumerate(members) if node not in shunned and may_relay(node)], dtype=np.intp)
+    if not rows.size:
+        return []
+    i, j = members.index(ingress), members.index(egress)
+    first, last = _cost(snapshot, policy, (i, rows)), _cost(snapshot, policy, (rows, j))
+    found = [((row,), cost) for row, cost in _cheapest(first + last + policy.relay_ms)]
+    if policy.relays_max > 1:
+        between = _cost(snapshot, policy, np.ix_(rows, rows)) + policy.relay_ms
+        np.fill_diagonal(between, np.inf)
+        found += _pairs(first, between, last, policy.relay_ms)
+        if policy.relays_max > 2:
+            found += _triples(first, between, last, policy.relay_ms)
+    found.sort(key=lambda path: path[1])
+    return [tuple(members[rows[place]] for place in places) for places, _ in found[:CANDIDATES_MAX]]
+
+
+def _everybody(_node: NodeId) -> bool:
+    return True
+
+
+def _cost(snapshot: Latencies, policy: PathPolicy, at: tuple[int | npt.NDArray[np.intp], ...]) -> _Floats:
+    """Cost of the legs `at`, ms; inf where unknown."""
+    risk = policy.risk_weight * np.nan_to_num(snapshot.dev_ms[at]) + policy.loss_cost_ms * np.nan_to_num(snapshot.loss[at])
+    cost: _Floats = snapshot.mean_ms[at] + risk
+    return np.where(np.isnan(cost), np.inf, cost)
+
+
+def _cheapest(cost: _Floats) -> list[tuple[int, float]]:
+    """Return (flat index, cost) of the CANDIDATES_MAX least finite entries, unordered."""
+    flat = cost.ravel()
+    count = min(CANDIDATES_MAX, flat.size)
+    best = np.argpartition(flat, count - 1)[:count]
+    return [(int(place), float(flat[place])) for place in best if np.isfinite(flat[place])]
+
+
+def _pairs(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[tuple[tuple[int, ...], float]]:
+    total = first[:, None] + between + last[None, :] + relay_ms
+    return [(divmod(place, len(last)), cost) for place, cost in _cheapest(total)]
+
+
+def _triples(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[tuple[tuple[int, ...], float]]:
+    """For each (a, c) the best b between them; a min-plus product. The diagonal of `between` is inf, so b is neither a nor c."""
+    best = np.full(between.shape, np.inf)
+    middle = np.zeros(between.shape, dtype=np.intp)
+    for b in range(len(last)):
+        cost = between[:, b, None] + between[None, b, :]
+        is_less = cost < best
+        best[is_less] = cost[is_less]
+        middle[is_less] = b
+    np.fill_diagonal(best, np.inf)
+    total = first[:, None] + best + last[None, :] + relay_ms
+    found: list[tuple[tuple[int, ...], float]] = []
+    for place, cost in _cheapest(total):
+        a, c = divmod(place, len(last))
+        found.append(((a, int(middle[a, c]), c), cost))
+    return found

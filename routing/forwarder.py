@@ -1,0 +1,109 @@
+"""What a data plane must do, whichever it is: portable Python, a native extension, or the Linux kernel.
+
+There is one wire format and one set of golden vectors; a forwarder is chosen at start by probing and named in `srwan status`. The paths
+that use it (`path.py`, `watch.py`) and the applications' flows see this interface only.
+
+Nothing here waits: `receive` is called for each datagram of a drained batch, sends what has to be sent at once, and what concerns others
+is read afterwards, once per batch: events through `next_event`, inboxes that got data through `ready_flows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import attrs
+
+from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox
+from srwan.routing.relay import NeedSession
+from srwan.routing.sid import Sid
+from srwan.routing.traffic import TrafficCount
+from srwan.types import NodeId, PeerMisbehaved, UdpAddress
+
+__all__ = ["Counters", "Forwarder", "ForwarderEvent"]
+
+ForwarderEvent: TypeAlias = AckArrived | FlowClosed | NeedSession | PeerMisbehaved
+
+
+@attrs.frozen(slots=True)
+class Counters:
+    """A reading of what a data plane counted so far. Packets and octets never fall, except that entries may be evicted."""
+
+    neighbours: Mapping[NodeId, tuple[TrafficCount, TrafficCount]]
+    """(in, out) by neighbour: authentic packets in, packets out; octets of whole datagrams without IP and UDP headers."""
+    relayed: Mapping[tuple[NodeId, int], TrafficCount]
+    """Packets relayed, by the neighbour they came from and path tag; octets of whole datagrams."""
+    sent: Mapping[tuple[NodeId, int], TrafficCount]
+    """DATA that this node sent as an ingress, by peer and path tag; octets of bodies."""
+    received: Mapping[tuple[NodeId, int], TrafficCount]
+    """DATA that this node authenticated as an egress, by peer and path tag; octets of bodies."""
+    drops: Mapping[str, int]
+    """Packets dropped, by reason."""
+    drops_by_peer: Mapping[tuple[NodeId, str], int]
+    """Those of them whose sender was authenticated, by sender and reason."""
+
+
+class Forwarder(Protocol):
+    """Moves SR packets. Synchronous; nothing it does waits."""
+
+    @property
+    def name(self) -> str:
+        """Which data plane this is, one word for `srwan status`."""
+        ...
+
+    def set_members(self, members: Mapping[bytes, NodeId]) -> None:
+        """Replace the map from locator (8 bytes) to node: whom packets may go to."""
+        ...
+
+    def drop_peer(self, peer: NodeId) -> None:
+        """Forget a peer's flows and statistics, as when it left. Unknown peers are fine."""
+        ...
+
+    def receive(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:
+        """Take one datagram of the data plane; `rx_ns` is its receive stamp on the stamp clock. Never raises on hostile input."""
+        ...
+
+    def send_payload(self, path: Sequence[Sid], path_tag: int, peer: NodeId, plaintext: bytes) -> bool:
+        """Send one payload along a path.
+
+        Args:
+            path: segments in visiting order, the last one of `peer`.
+            path_tag: 64 bits that name the path.
+            peer: the egress.
+            plaintext: `Payload.encode()`.
+
+        Returns:
+            Whether it went out; False if there is no session with the egress or the first hop: counted, and `NeedSession` follows.
+
+        Raises:
+            ValueError: not a path to `peer`, or the packet would be too long. Nothing was sent.
+        """
+        ...
+
+    def sent(self, peer: NodeId, path_tag: int) -> TrafficCount:
+        """Return the DATA packets and octets of bodies sent to `peer` on a path tag so far: the body of a KEEPALIVE."""
+        ...
+
+    def claim(self, peer: NodeId, flow: int) -> FlowInbox:
+        """Return the inbox of a flow for an application; it stays until `release`.
+
+        Raises:
+            LimitExceeded: too many claimed flows of this peer.
+        """
+        ...
+
+    def release(self, inbox: FlowInbox) -> None:
+        """Give an inbox back; what waits in it is dropped."""
+        ...
+
+    def ready_flows(self) -> tuple[FlowInbox, ...]:
+        """Return the inboxes that got data or were closed since the last call, each once; unclaimed ones may be new flows."""
+        ...
+
+    def next_event(self) -> ForwarderEvent | None:
+        """Return the next event, or None."""
+        ...
+
+    def counters(self) -> Counters:
+        """Return a reading of all counters. Cost: 0.5 us per entry; read it every few seconds, not per packet."""
+        ...

@@ -1,0 +1,100 @@
+"""What an application wants of its path: thresholds, risks, relays to force or to shun.
+
+A policy is a value. It holds no measurement and decides nothing: `finder` ranks with it, `control` decides with it. All thresholds are
+milliseconds of raw one-way latency between the same two end points, where clock offsets cancel; none is a percentage, because a
+percentage of a raw latency is meaningless under clock skew (it was wrong for half of all pairs).
+
+Sources: enter, switch and spread from what survived at Network Next (10, 10, 5 ms); leave below enter so that noise cannot flap;
+deaths by missed keep-alives from SCION's gateway, at a shorter interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
+from srwan.errors import ConfigError
+from srwan.types import NodeId
+
+__all__ = ["PathPolicy"]
+
+RELAYS_MAX = 3
+"""Relays on one path: with the egress four segments, what an overlay MTU of 1,280 leaves room for on a 1,500 byte underlay."""
+STANDBYS_MAX = 8
+"""Warm standby paths: each costs two small packets per keep-alive interval."""
+AVOID_MAX = 1024
+"""Nodes to shun: far above the size of a group."""
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _within(low: float, high: float, unit: str) -> Callable[[PathPolicy, attrs.Attribute[_Number], _Number], None]:
+    def check(_policy: PathPolicy, attribute: attrs.Attribute[_Number], value: _Number) -> None:
+        is_integer = attribute.type in ("int", int)
+        is_number = isinstance(value, int if is_integer else (int, float)) and not isinstance(value, bool)
+        if not (is_number and low <= value <= high):
+            unit_text = f" {unit}" if unit else ""
+            kind = "an integer" if is_integer else "a number"
+            raise ConfigError(f"policy.{attribute.name}", f"is {value!r}", f"use {kind} from {low:g} to {high:g}{unit_text}")
+
+    return check
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class PathPolicy:
+    """How one path object chooses.
+
+    Raises:
+        ConfigError: a value is out of its range or contradicts another; the message names key, value and range.
+    """
+
+    enter_ms: float = attrs.field(default=10.0, validator=_within(0.1, 10_000, "ms"))
+    """Leave the home path (direct, or `via`) when a relayed one is measured better by this, ms."""
+    switch_ms: float = attrs.field(default=10.0, validator=_within(0.1, 10_000, "ms"))
+    """Move from one relayed path to another when it is measured better by this, ms."""
+    leave_ms: float = attrs.field(default=3.0, validator=_within(0, 10_000, "ms"))
+    """Go home when the relayed path's measured gain stays below this, ms; below enter_ms."""
+    spread_ms: float = attrs.field(default=5.0, validator=_within(0, 10_000, "ms"))
+    """Choose at random among paths this close to the best, ms, so that not everybody takes the same relay."""
+    relay_ms: float = attrs.field(default=0.5, validator=_within(0, 1_000, "ms"))
+    """What a relay itself is thought to cost, ms one way."""
+    risk_weight: float = attrs.field(default=0.5, validator=_within(0, 10, ""))
+    """How much of a leg's deviation counts as latency when paths are predicted: mean + risk_weight * deviation."""
+    loss_cost_ms: float = attrs.field(default=400.0, validator=_within(0, 10_000, "ms"))
+    """Latency that a lost packet is worth, ms: the customary 200 ms minimum of a retransmission timer, and as much again for what
+    waits behind it."""
+    relays_max: int = attrs.field(default=1, validator=_within(0, RELAYS_MAX, ""))
+    """Relays on a path, 0..3; 0 means direct only. A second relay adds 11-14 % to the gain of the first."""
+    standbys: int = attrs.field(default=2, validator=_within(0, STANDBYS_MAX, ""))
+    """Relayed paths kept warm besides the one in use, 0..8; node-disjoint."""
+    avoid: frozenset[NodeId] = attrs.field(default=frozenset(), converter=frozenset)
+    """Nodes that are never relays here."""
+    via: tuple[NodeId, ...] = attrs.field(default=(), converter=tuple)
+    """Relays to force, in visiting order; empty means choose. Then nothing is ranked: only this path is used."""
+    fallback: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+    """With `via`: use the direct path while the forced one is dead."""
+    keepalive_s: float = attrs.field(default=0.2, validator=_within(0.02, 10, "s"))
+    """Mean interval between keep-alives on each watched path, s; also the interval between evaluations."""
+    suspect_after: int = attrs.field(default=2, validator=_within(1, 50, "missed answers"))
+    """Missed answers that make a path suspect: no standby any more."""
+    dead_after: int = attrs.field(default=3, validator=_within(2, 100, "missed answers"))
+    """Missed answers that make a path dead: traffic leaves it."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.leave_ms >= self.enter_ms:
+            raise ConfigError("policy.leave_ms", f"is {self.leave_ms!r}", f"use less than policy.enter_ms, {self.enter_ms:g} ms")
+        if self.dead_after <= self.suspect_after:
+            raise ConfigError("policy.dead_after", f"is {self.dead_after!r}", f"use more than policy.suspect_after, {self.suspect_after}")
+        for key, nodes, count_max in (("via", self.via, RELAYS_MAX), ("avoid", tuple(self.avoid), AVOID_MAX)):
+            if len(nodes) > count_max:
+                raise ConfigError(f"policy.{key}", f"names {len(nodes)} nodes", f"use 0 to {count_max} nodes")
+            stranger = next((node for node in nodes if not isinstance(node, NodeId)), None)
+            if stranger is not None:
+                raise ConfigError(f"policy.{key}", f"holds {stranger!r}", "use NodeIds of 32 bytes")
+        if len(set(self.via)) != len(self.via):
+            raise ConfigError("policy.via", "names a node twice", "visit each relay once")
+        both = self.avoid.intersection(self.via)
+        if both:
+            raise ConfigError("policy.via", f"forces {next(iter(both))!r}", "take it out of policy.avoid or out of policy.via")

@@ -1,0 +1,366 @@
+"""A segment router in one object: the only place that knows all rooms, and wires them.
+
+`open_node` opens identity, sockets and store, starts the overlay (who is here), gossip (what we measure and tell), routing (where packets go) and the
+publication of reports to the DITEX, and joins the group. Leaving the block closes all of it in the opposite order: flows say CLOSE, the node says
+LEAVE, sockets close; also when cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from srwan.clock import Clock
+from srwan.config import NodeConfig, make_config
+from srwan.errors import ConfigError, OverlayError, UnknownNode
+from srwan.gossip.service import GossipConfig, GossipService
+from srwan.identity import Identity
+from srwan.narrate import describe
+from srwan.overlay.join import GroupFounded, GroupJoined
+from srwan.overlay.rendezvous import best_value, is_valid_value
+from srwan.overlay.service import OverlayConfig, OverlayService
+from srwan.overlay.transport import ControlChannel, DatagramTransport, Directory
+from srwan.overlay.udp import open_udp
+from srwan.overlay.view import Member, Role
+from srwan.path import Path
+from srwan.publisher import Publisher, open_store
+from srwan.routing.policy import PathPolicy
+from srwan.routing.service import RoutingService
+from srwan.sole_error import sole_error
+from srwan.types import NodeId, UdpAddress
+
+if TYPE_CHECKING:
+    from srwan.gossip.owl import OwlSnapshot
+
+__all__ = ["Node", "Sockets", "open_node", "open_sockets"]
+
+log = logging.getLogger("srwan.node")
+
+EVENTS_KEPT_MAX = 1024
+"""Events that wait for one slow reader of `Node.events`; the oldest are dropped then."""
+JOIN_TIMEOUT_S = 30.0
+"""How long `open_node` looks for an introducer when bootstrap addresses are given."""
+PATH_TIMEOUT_S = 10.0
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - recognised, in order not to announce them
+
+
+@attrs.frozen
+class Sockets:
+    """What connects a node to others. Wrap or replace parts to emulate links or run without a network."""
+
+    identity: Identity
+    """Keys of the node; the control channel authenticates with them."""
+    datagrams: DatagramTransport
+    control: ControlChannel
+    directory: Directory
+    multiaddr: str
+    """What others bootstrap from."""
+
+
+@asynccontextmanager
+async def open_sockets(config: NodeConfig, clock: Clock) -> AsyncIterator[Sockets]:
+    """Open the real sockets of a node: UDP, and libp2p over TCP.
+
+    Raises:
+        ConfigError: the identity file is not usable, or an address is taken or not local. Nothing is left open.
+    """
+    from srwan.overlay.libp2p_host import open_libp2p  # 0.9 s and 85 MB: only when a node is really opened
+
+    identity = Identity.generate() if config.state_dir is None else Identity.load_or_create(config.state_dir / "identity")
+    datagrams = open_udp(config.udp, clock)
+    try:
+        async with open_libp2p(
+            identity,
+            config.control,
+            bootstrap=config.bootstrap,
+            announce=_announced_control(config),
+            is_valid_value=lambda key, value: is_valid_value(key, value, clock.wall_ns()),
+            best_value=lambda _key, values: best_value(values, clock.wall_ns()),
+        ) as host:
+            yield Sockets(identity, datagrams, host, host.directory, host.multiaddr)
+    finally:
+        with trio.CancelScope(shield=True):
+            await datagrams.aclose()
+
+
+class Node:
+    """A running segment router. Made by `open_node`."""
+
+    def __init__(self, config: NodeConfig, sockets: Sockets, clock: Clock) -> None:
+        seed = secrets.randbits(64)
+        self.config = config
+        self.id: NodeId = sockets.identity.node_id
+        """Its public key."""
+        self.multiaddr = sockets.multiaddr
+        """What others pass as `bootstrap`."""
+        self._clock = clock
+        roles = Role.EGRESS | (Role.RELAY if config.is_relay else Role(0)) | (Role.INTRODUCER if config.is_introducer else Role(0))
+        overlay_config = OverlayConfig(
+            network=config.network,
+            name=config.name,
+            location=config.location,
+            roles=roles,
+            announce_udp=_announced_udp(config, sockets),
+            has_bootstrap=bool(config.bootstrap),
+            lone_after_s=config.lone_after_s,
+            address_book=None if config.state_dir is None else config.state_dir / "address-book",
+        )
+        self.overlay = OverlayService(
+            sockets.identity, clock, overlay_config, sockets.datagrams, sockets.control, sockets.directory, random.Random(seed)
+        )
+        self.gossip = GossipService(
+            sockets.identity,
+            clock,
+            GossipConfig(period_s=config.pulse_period_s, report_interval_s=config.report_interval_s),
+            self.overlay,
+            random.Random(seed + 1),
+        )
+        self.routing = RoutingService(
+            self.id, clock, self.overlay, self.gossip, roles=roles, rng=random.Random(seed + 2), name_of=self.name_of
+        )
+        self._readers: list[_EventReader] = []
+        self._placed = trio.Event()
+        self._is_founder = False
+        for room in (self.overlay, self.gossip, self.routing):
+            room.on_event(self._tell)
+
+    # --- who is here ------------------------------------------------------------------------------------------------
+
+    @property
+    def udp_addresses(self) -> tuple[UdpAddress, ...]:
+        """The addresses others send pulses and packets to."""
+        member = self.overlay.view.get(self.id)
+        return () if member is None else member.udp
+
+    def view(self) -> tuple[Member, ...]:
+        """Return the members of the group, this node included, by rising NodeId."""
+        return self.overlay.view.members
+
+    def name_of(self, node: NodeId) -> str:
+        """Return a member's name, or the start of its id if it has none."""
+        member = self.overlay.view.get(node)
+        return member.name if member is not None and member.name else str(node)[:12]
+
+    def find(self, destination: NodeId | str) -> Member:
+        """Return the member that a NodeId, its hex form, or a name stands for.
+
+        Raises:
+            UnknownNode: no member, or a name that several members bear.
+        """
+        if isinstance(destination, str):
+            try:
+                destination = NodeId(bytes.fromhex(destination))
+            except ValueError:
+                return self._find_by_name(str(destination))
+        member = self.overlay.view.get(destination)
+        if member is None:
+            raise UnknownNode(str(destination), "is no member of the group")
+        return member
+
+    def _find_by_name(self, name: str) -> Member:
+        found = self.overlay.view.by_name(name)
+        if len(found) != 1:
+            raise UnknownNode(name, "is the name of no member" if not found else f"is the name of {len(found)} members, use the node id")
+        return found[0]
+
+    # --- what is measured -------------------------------------------------------------------------------------------
+
+    def matrix(self) -> OwlSnapshot:
+        """Return the group's directed matrix of raw one-way latencies as this node knows it now."""
+        return self.gossip.snapshot(self._clock.now())
+
+    # --- paths ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_path(self, destination: NodeId | str, policy: PathPolicy | None = None) -> AsyncIterator[Path]:
+        """Open a path to a member for the duration of the block.
+
+        Args:
+            destination: NodeId, its hex form, or the name of a member.
+            policy: how to choose among paths; None for `PathPolicy()`.
+
+        Raises:
+            UnknownNode: no such member. NoPath: nothing answered within 10 s.
+        """
+        member = self.find(destination)
+        if member.node_id == self.id:
+            raise UnknownNode(str(destination), "is this node itself")
+        flow = await self.routing.open(member.node_id, policy or PathPolicy(), timeout_s=PATH_TIMEOUT_S)
+        async with Path(flow, self.name_of) as path:
+            yield path
+
+    async def accept_path(self) -> Path:
+        """Wait until another node opens a path to this one, and return its other end."""
+        return Path(await self.routing.accept(), self.name_of)
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[object]:
+        """Yield what happens from now on: the events listed in docs/reference/events.md. A slow reader loses the oldest."""
+        reader = _EventReader()
+        self._readers.append(reader)
+        try:
+            while True:
+                yield await reader.next()
+        finally:
+            self._readers.remove(reader)
+
+    def describe(self, event: object) -> dict[str, Any]:
+        """Return an event as JSON values, with a sentence under "detail" where it is worth reading."""
+        return describe(event, self.name_of)
+
+    def drops(self) -> dict[str, int]:
+        """Return how many datagrams were dropped, by reason (docs/reference/drop-reasons.md)."""
+        drops = dict(self.overlay.drops)
+        for reason, count in self.routing.forwarder.counters().drops.items():
+            drops[reason] = drops.get(reason, 0) + count
+        return drops
+
+    def status(self) -> dict[str, Any]:
+        """Return the node's state as JSON values."""
+        now = self._clock.now()
+        members = self.view()
+        return {
+            "node_id": str(self.id),
+            "name": self.config.name,
+            "multiaddr": self.multiaddr,
+            "network": self.config.network,
+            "data_plane": self.routing.forwarder.name,
+            "members": [{"node_id": str(member.node_id), "name": member.name} for member in members],
+            "matrix_edges": self.gossip.edges_known(now),
+            "reporter": None if self.gossip.reporter is None else self.name_of(self.gossip.reporter),
+            "paths": [
+                {"peer": self.name_of(flow.peer), "flow": flow.id, "path": "" if flow.control is None else flow.control.explain()}
+                for flow in self.routing.flows
+            ],
+            "drops": self.drops(),
+        }
+
+    async def wait_placed(self) -> bool:
+        """Wait until the node is in a group; say whether it founded it."""
+        await self._placed.wait()
+        return self._is_founder
+
+    def _tell(self, event: object) -> None:
+        if isinstance(event, (GroupJoined, GroupFounded)):
+            self._is_founder = isinstance(event, GroupFounded)
+            self._placed.set()
+        for reader in self._readers:
+            reader.put(event)
+
+
+class _EventReader:
+    """A bounded queue of events for one reader."""
+
+    def __init__(self) -> None:
+        self._events: deque[object] = deque(maxlen=EVENTS_KEPT_MAX)
+        self._has_news = trio.Event()
+
+    def put(self, event: object) -> None:
+        self._events.append(event)
+        self._has_news.set()
+
+    async def next(self) -> object:
+        while not self._events:
+            self._has_news = trio.Event()
+            await self._has_news.wait()
+        return self._events.popleft()
+
+
+@asynccontextmanager
+async def open_node(
+    config: NodeConfig | None = None, *, sockets: Sockets | None = None, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Node]:
+    """Run a segment router for the duration of the block.
+
+    The block starts when the node has joined a group, or founded one because no bootstrap was given or nobody was found.
+
+    Args:
+        config: checked settings; or give them as keywords (`name="paris"`), see `NodeConfig`.
+        sockets: opened sockets, to run over emulated links or in memory; None opens real ones.
+        clock: the node's clock; None for the machine's.
+        settings: as for `make_config`; not together with `config`.
+
+    Raises:
+        ConfigError: a setting, file or port is not usable; nothing was started.
+        StoreUnavailable: the DITEX file is locked, damaged or cannot be written; nothing was started.
+        OverlayError: bootstrap addresses were given and none could be reached within 30 s.
+    """
+    if config is not None and settings:
+        raise ConfigError(", ".join(settings), "settings were given beside a configuration", "use one of the two")
+    config = config or make_config(**settings)
+    clock = clock or Clock()
+    with sole_error():
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(config.ditex_path))
+            if sockets is None:
+                sockets = await stack.enter_async_context(open_sockets(config, clock))
+            node = Node(config, sockets, clock)
+            publisher = Publisher(store, sockets.identity, node.overlay.view, clock)
+            node.gossip.on_report(publisher.publish)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(node.overlay.run)
+                await nursery.start(node.gossip.run)
+                nursery.start_soon(node.routing.run)
+                try:
+                    await _join(node, sockets)
+                    yield node
+                finally:
+                    node.routing.close()
+                    nursery.cancel_scope.cancel()
+
+
+async def _join(node: Node, sockets: Sockets) -> None:
+    """Wait until the node is in a group. A node that was told where others are does not silently start a network of its own."""
+    with trio.move_on_after(JOIN_TIMEOUT_S):
+        if await node.wait_placed() and node.config.bootstrap:
+            await sockets.directory.wait_joined()
+        return
+    raise OverlayError(
+        f"none of {', '.join(node.config.bootstrap)} could be reached within {JOIN_TIMEOUT_S:g} s; "
+        "check the addresses and that those routers are up"
+    )
+
+
+def _announced_udp(config: NodeConfig, sockets: Sockets) -> tuple[UdpAddress, ...]:
+    """Return the addresses to tell others: announced ones, or the local ones with a wildcard replaced by the address of a route out."""
+    local = sockets.datagrams.local_addresses
+    if config.announce:
+        return tuple((ip, local[0][1]) for ip in config.announce)
+    return tuple((_route_address(config) if ip in WILDCARDS else ip, port) for ip, port in local)
+
+
+def _announced_control(config: NodeConfig) -> tuple[str, ...]:
+    """Return the multiaddrs to tell others, or none if the control channel listens on an address that says it all."""
+    ip, port = config.control
+    if not port or not (config.announce or ip in WILDCARDS):
+        return ()
+    return tuple(f"/ip{'6' if ':' in each else '4'}/{each}/tcp/{port}" for each in config.announce or (_route_address(config),))
+
+
+def _route_address(config: NodeConfig) -> str:
+    """Return the local address of the route to the first bootstrap. A connected UDP socket tells it; nothing is sent."""
+    target = next((part for part in _ip_parts(config.bootstrap)), "127.0.0.1")
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _ip_parts(multiaddrs: tuple[str, ...]) -> Iterator[str]:
+    for multiaddr in multiaddrs:
+        parts = multiaddr.split("/")
+        if len(parts) > 2 and parts[1] in ("ip4", "ip6"):
+            yield parts[2]

@@ -1,0 +1,1 @@
+"""Many routers on one machine: emulated links over real sockets, skewed clocks, one process per router."""

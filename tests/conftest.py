@@ -1,0 +1,67 @@
+"""How all tests run: Hypothesis profiles, and needs that CI turns into musts.
+
+A test that needs something which not every machine has says so: `@pytest.mark.needs("netns")`. Where it is missing the test is
+skipped with the reason; where `SRWAN_CI_NEEDS` (a comma-separated list, or "all") or `--require-needs` names it, the test fails.
+
+`SRWAN_HYPOTHESIS` chooses a profile: dev (default), ci (derandomised: the same examples every time; chosen where CI is set), night.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["pytester"]
+
+# No deadlines: on a machine with two busy cores they measure the neighbours.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.register_profile("night", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("SRWAN_HYPOTHESIS") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+def missing_ipv6() -> str:
+    """Say why UDP on ::1 does not work here, or return an empty string."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        return f"::1 cannot be used ({error.strerror})"
+    return ""
+
+
+def missing_netns() -> str:
+    """Say why this process cannot make network namespaces, or return an empty string."""
+    if shutil.which("ip") is None:
+        return "`ip` is not installed (Debian package iproute2)"
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"no right to make network namespaces ({tried.stderr.strip()})"
+
+
+NEEDS: dict[str, Callable[[], str]] = {"ipv6": missing_ipv6, "netns": missing_netns}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --require-needs."""
+    parser.addoption("--require-needs", action="store_true", help="fail, rather than skip, tests whose needs are missing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test one of whose needs is missing."""
+    listed = {name.strip() for name in os.environ.get("SRWAN_CI_NEEDS", "").split(",")}
+    for mark in item.iter_markers("needs"):
+        for need in mark.args:
+            if need not in NEEDS:
+                pytest.fail(f"unknown need {need!r}; tests/conftest.py knows {sorted(NEEDS)}", pytrace=False)
+            problem = NEEDS[need]()
+            if not problem:
+                continue
+            if item.config.getoption("--require-needs") or listed & {need, "all"}:
+                pytest.fail(f"needs {need}, and here it is a must: {problem}", pytrace=False)
+            pytest.skip(f"needs {need}: {problem}")

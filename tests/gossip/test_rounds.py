@@ -1,0 +1,82 @@
+"""When rounds are due."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from srwan.gossip.rounds import EXTRA_MAX, EXTRA_WINDOW_S, GAP_S_MIN, Rounds
+
+
+def run(rounds: Rounds, until: float, *, change_every: float | None = None, news_every: float | None = None) -> list[float]:
+    """Take every round until then; optionally something keeps happening."""
+    times: list[float] = []
+    changes = [] if change_every is None else [change_every * step for step in range(int(until / change_every))]
+    news = [] if news_every is None else [news_every * step for step in range(int(until / news_every))]
+    while rounds.due_at <= until or changes or news:
+        happens_at = min(changes[:1] + news[:1], default=float("inf"))
+        if happens_at <= rounds.due_at:
+            if changes and changes[0] == happens_at:
+                rounds.change(changes.pop(0))
+            else:
+                rounds.news(news.pop(0))
+            continue
+        now = rounds.due_at
+        rounds.told(now, is_regular=rounds.take(now))
+        times.append(now)
+    return times
+
+
+def test_nothing_is_due_before_the_start() -> None:
+    rounds = Rounds(10.0, random.Random(1))
+    rounds.change(0.0)
+    rounds.news(0.0)
+    assert float("inf") == rounds.due_at
+
+
+def test_regular_rounds_come_every_period_at_a_random_phase() -> None:
+    first = set()
+    for seed in range(20):
+        rounds = Rounds(10.0, random.Random(seed))
+        rounds.start(0.0)
+        times = run(rounds, 1000.0)
+        first.add(round(times[0]))
+        assert all(9.5 <= b - a <= 10.5 for a, b in zip(times, times[1:], strict=False))
+    assert len(first) > 5
+
+
+def test_a_change_brings_four_rounds_within_three_seconds() -> None:
+    rounds = Rounds(1e6, random.Random(1))
+    rounds.start(0.0)
+    rounds.change(100.0)
+    assert [0.2, 0.6, 1.2, 2.2] == pytest.approx([at - 100.0 for at in run(rounds, 200.0)], rel=0.06)
+
+
+def test_a_change_within_a_burst_does_not_put_off_the_next_round() -> None:
+    rounds = Rounds(1e6, random.Random(1))
+    rounds.start(0.0)
+    rounds.change(100.0)
+    rounds.change(100.1)
+    assert rounds.due_at <= 100.22
+    rounds.told(rounds.due_at, is_regular=rounds.take(rounds.due_at))
+    assert 102.3 == pytest.approx(run(rounds, 200.0)[-1], abs=0.12)
+
+
+def test_news_are_told_within_half_a_second_and_once() -> None:
+    rounds = Rounds(1e6, random.Random(1))
+    rounds.start(0.0)
+    for step in range(10):
+        rounds.news(100.0 + step / 100)
+    assert [100.5] == pytest.approx(run(rounds, 200.0), abs=0.03)
+
+
+@pytest.mark.parametrize("options", [{"change_every": 0.05}, {"news_every": 0.05}, {"change_every": 3.0}])
+def test_whatever_happens_rounds_keep_gap_and_budget(options: dict[str, float]) -> None:
+    rounds = Rounds(1e6, random.Random(1))
+    rounds.start(0.0)
+    times = run(rounds, 60.0, **options)
+    assert len(times) > 12
+    assert min(b - a for a, b in zip(times, times[1:], strict=False)) >= GAP_S_MIN - 1e-9
+    for at in times:
+        assert len([other for other in times if at <= other < at + EXTRA_WINDOW_S - 1e-9]) <= EXTRA_MAX

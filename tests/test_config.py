@@ -1,0 +1,123 @@
+"""Settings: every bad value names its key, the value and the range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srwan.config import CONFIG_BYTES_MAX, KEYS, NodeConfig, load_config, make_config, parse_address
+from srwan.errors import ConfigError
+from srwan.types import GeoAsn
+
+FULL = """
+network = "lab"
+name = "paris"
+state_dir = "/var/lib/srwan"
+udp = ["192.0.2.1:4710", "[2001:db8::1]:4710"]
+control = "192.0.2.1:4710"
+announce = ["192.0.2.1"]
+bootstrap = ["/ip4/192.0.2.9/tcp/4710/p2p/12D3KooWExample"]
+[location]
+country = "fr"
+lat = 48.86
+lon = 2.35
+asn = 64500
+[roles]
+relay = false
+introducer = false
+[pulse]
+period_s = 5
+[report]
+interval_s = 30
+[join]
+lone_after_s = 1
+[ditex]
+path = "/var/lib/srwan/ditex.sqlite"
+"""
+
+
+def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None:
+    file = tmp_path / "srwan.toml"
+    file.write_text(FULL, "utf-8")
+    expected = NodeConfig(
+        network="lab",
+        name="paris",
+        state_dir=Path("/var/lib/srwan"),
+        udp=(("192.0.2.1", 4710), ("2001:db8::1", 4710)),
+        control=("192.0.2.1", 4710),
+        announce=("192.0.2.1",),
+        bootstrap=("/ip4/192.0.2.9/tcp/4710/p2p/12D3KooWExample",),
+        location=GeoAsn("FR", 4886, 235, 64500),
+        is_relay=False,
+        is_introducer=False,
+        pulse_period_s=5.0,
+        report_interval_s=30.0,
+        lone_after_s=1.0,
+        ditex=Path("/var/lib/srwan/ditex.sqlite"),
+    )
+    assert expected == load_config(file)
+
+
+def test_every_documented_key_is_in_the_example() -> None:
+    assert [] == [key for key in KEYS if key.rpartition(".")[2] not in FULL]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pulse_period_s": 0.1}, ("pulse.period_s", "0.1", "0.25..60")),
+        ({"pulse_period_s": True}, ("pulse.period_s", "True", "number")),
+        ({"pulse_perod_s": 3}, ("pulse_perod_s", "pulse.period_s")),
+        ({"udp": "somewhere:80"}, ("udp", "somewhere:80", "ADDRESS:PORT")),
+        ({"udp": []}, ("udp", "1..4")),
+        ({"control": "127.0.0.1:70000"}, ("control", "70000")),
+        ({"bootstrap": "127.0.0.1:4710"}, ("bootstrap", "multiaddrs")),
+        ({"name": "é"}, ("name", "ASCII")),
+        ({"name": "x" * 33}, ("name", "0..32")),
+        ({"network": ""}, ("network", "1..64")),
+        ({"is_relay": "yes"}, ("roles.relay", "yes", "true or false")),
+        ({"location": {"lat": 91}}, ("location.lat", "91", "-90..90")),
+        ({"location": {"country": "FRA"}}, ("location.country", "FRA")),
+        ({"announce": ["localhost"]}, ("announce", "localhost", "numeric")),
+        ({"state_dir": 5}, ("state_dir", "5", "path")),
+    ],
+)
+def test_a_bad_setting_names_key_value_and_range(settings: dict[str, object], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(**settings)
+    assert [] == [word for word in words if word not in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"network = ", ("TOML",)),
+        (b"\xff\xfe", ("TOML",)),
+        (b"[pulse]\nperiod_s = 'x'", ("pulse.period_s",)),
+        (b"x" * (CONFIG_BYTES_MAX + 1), ("too large",)),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_reason(tmp_path: Path, content: bytes, words: tuple[str, ...]) -> None:
+    file = tmp_path / "srwan.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert [] == [word for word in words if word not in str(caught.value)]
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+
+
+@given(st.text(max_size=60))
+def test_an_address_is_parsed_or_refused_with_value_error(text: str) -> None:
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        return
+    assert 0 <= port <= 65535
+    assert host
