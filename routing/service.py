@@ -11,7 +11,6 @@ the error of group time, and between two paths with the same ends they compare e
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -46,6 +45,8 @@ log = logging.getLogger("srwan.routing")
 
 RANK_INTERVAL_S = 1.0
 """How often open paths are ranked anew by the matrix; a pulse brings news every 10 s, bursts and keep-alives sooner."""
+COUNT_INTERVAL_S = 5.0
+"""How often the octets carried are handed to the pulse: twice per pulse."""
 FLOWS_MAX = 1024
 """Flows that applications of this node hold at once; each open one costs up to 15 small packets a second."""
 ACCEPT_QUEUE_MAX = 64
@@ -224,17 +225,20 @@ class RoutingService:
 
     async def run(self) -> None:
         """Run the timers of all open paths until cancelled."""
-        rank_at = self._clock.now()
+        rank_at = count_at = self._clock.now()
         while True:
             self._timer_changed = trio.Event()
             timers = [flow.control.get_timer() for flow in self._flows.values() if flow.control is not None]
-            deadline = min([rank_at, *(timer for timer in timers if timer is not None)]) if timers else math.inf
+            deadline = min([count_at, *([rank_at] if timers else []), *(timer for timer in timers if timer is not None)])
             with trio.move_on_at(trio.current_time() + max(0.0, deadline - self._clock.now())):
                 await self._timer_changed.wait()
             now = self._clock.now()
             if now >= rank_at:
                 rank_at = now + RANK_INTERVAL_S
                 self._rank_all(now)
+            if now >= count_at:
+                count_at = now + COUNT_INTERVAL_S
+                self._tell_counters()
             for flow in tuple(self._flows.values()):
                 if flow.control is not None:
                     flow.control.handle_timer(now)
@@ -339,6 +343,13 @@ class RoutingService:
             for _, control in controls:
                 control.update(snapshot, now)
         self._by_tag = {status.path_tag: flow for flow, control in controls for status in control.paths}
+
+    def _tell_counters(self) -> None:
+        """Let the next row say what this node carried."""
+        counters = self.forwarder.counters()
+        octets_in = sum(came.octets for came, _ in counters.neighbours.values())
+        octets_out = sum(went.octets for _, went in counters.neighbours.values())
+        self._gossip.set_counters(octets_in, octets_out, sum(count.octets for count in counters.relayed.values()))
 
     def _drain(self, flow: Flow, now: float) -> None:
         """Send the keep-alives a path control wants sent, and tell its events."""

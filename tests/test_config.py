@@ -68,7 +68,7 @@ def test_every_documented_key_is_in_the_example() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"pulse_period_s": 0.1}, ("pulse.period_s", "0.1", "0.25..60")),
+        ({"pulse_period_s": 0.1}, ("pulse.period_s", "0.1", "0.5..60")),
         ({"pulse_period_s": True}, ("pulse.period_s", "True", "number")),
         ({"pulse_perod_s": 3}, ("pulse_perod_s", "pulse.period_s")),
         ({"udp": "somewhere:80"}, ("udp", "somewhere:80", "ADDRESS:PORT")),

@@ -9,6 +9,7 @@ Names are loaded when first used, so that `import srwan` is quick; libp2p (0.9 s
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from srwan.types import GeoAsn, NodeId
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # applications decide what is shown
 
 _HOMES = {
     "Clock": "clock",

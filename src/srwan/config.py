@@ -61,9 +61,9 @@ class NodeConfig:
     is_introducer: bool = True
     """roles.introducer: let newcomers join through this node."""
     pulse_period_s: float = 10.0
-    """pulse.period_s, 0.25..60: how often state and latencies are told to the group (whitepaper 3.2)."""
+    """pulse.period_s, 0.5..60: how often state and latencies are told to the group (whitepaper 3.2)."""
     report_interval_s: float = 10.0
-    """report.interval_s, 1..600: how often the reporter publishes the group's matrix."""
+    """report.interval_s, 1..60: how often the reporter publishes the group's matrix."""
     lone_after_s: float = 6.0
     """join.lone_after_s, 0..300: how long to look for a group before founding one."""
     ditex: Path | None = None
@@ -157,8 +157,8 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "bootstrap": ("bootstrap", _bootstrap),
     "roles.relay": ("is_relay", _flag),
     "roles.introducer": ("is_introducer", _flag),
-    "pulse.period_s": ("pulse_period_s", lambda key, value: _number(key, value, 0.25, 60)),
-    "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 600)),
+    "pulse.period_s": ("pulse_period_s", lambda key, value: _number(key, value, 0.5, 60)),
+    "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 60)),
     "join.lone_after_s": ("lone_after_s", lambda key, value: _number(key, value, 0, 300)),
     "ditex.path": ("ditex", _path),
 }

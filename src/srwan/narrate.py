@@ -24,12 +24,17 @@ def describe(event: object, name_of: Callable[[NodeId], str]) -> dict[str, Any]:
     if isinstance(event, FlowEvent):
         extra = {"peer": name_of(event.peer), "flow": event.flow}
         event = event.event
-    fields = {field.name: _plain(getattr(event, field.name), name_of) for field in attrs.fields(type(event))}
+    fields = _fields(event, name_of)
     described = {"event": type(event).__name__, **fields, **extra}
     sentence = _SENTENCES.get(type(event).__name__)
     if sentence is not None:
         described["detail"] = sentence.format(**described)
     return described
+
+
+def _fields(instance: object, name_of: Callable[[NodeId], str]) -> dict[str, Any]:
+    kind: Any = type(instance)
+    return {field.name: _plain(getattr(instance, field.name), name_of) for field in attrs.fields(kind)}
 
 
 def _plain(value: Any, name_of: Callable[[NodeId], str]) -> Any:
@@ -45,7 +50,7 @@ def _plain(value: Any, name_of: Callable[[NodeId], str]) -> Any:
     if isinstance(value, (tuple, list, frozenset, set)):
         return [_plain(item, name_of) for item in value]
     if attrs.has(type(value)):
-        return {field.name: _plain(getattr(value, field.name), name_of) for field in attrs.fields(type(value))}
+        return _fields(value, name_of)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 

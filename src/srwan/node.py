@@ -11,8 +11,9 @@ import logging
 import random
 import secrets
 import socket
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ from srwan.types import NodeId, UdpAddress
 if TYPE_CHECKING:
     from srwan.gossip.owl import OwlSnapshot
 
-__all__ = ["Node", "Sockets", "open_node", "open_sockets"]
+__all__ = ["EventStream", "Node", "Sockets", "open_node", "open_sockets"]
 
 log = logging.getLogger("srwan.node")
 
@@ -64,6 +65,8 @@ class Sockets:
     directory: Directory
     multiaddr: str
     """What others bootstrap from."""
+    wait_reachable: Callable[[], Awaitable[None]] | None
+    """Waits until the directory can be reached; None if there is no way into one, which makes the node found a network."""
 
 
 @asynccontextmanager
@@ -86,7 +89,8 @@ async def open_sockets(config: NodeConfig, clock: Clock) -> AsyncIterator[Socket
             is_valid_value=lambda key, value: is_valid_value(key, value, clock.wall_ns()),
             best_value=lambda _key, values: best_value(values, clock.wall_ns()),
         ) as host:
-            yield Sockets(identity, datagrams, host, host.directory, host.multiaddr)
+            wait = host.directory.wait_joined if config.bootstrap else None
+            yield Sockets(identity, datagrams, host, host.directory, host.multiaddr, wait)
     finally:
         with trio.CancelScope(shield=True):
             await datagrams.aclose()
@@ -110,7 +114,7 @@ class Node:
             location=config.location,
             roles=roles,
             announce_udp=_announced_udp(config, sockets),
-            has_bootstrap=bool(config.bootstrap),
+            has_bootstrap=sockets.wait_reachable is not None,
             lone_after_s=config.lone_after_s,
             address_book=None if config.state_dir is None else config.state_dir / "address-book",
         )
@@ -127,7 +131,7 @@ class Node:
         self.routing = RoutingService(
             self.id, clock, self.overlay, self.gossip, roles=roles, rng=random.Random(seed + 2), name_of=self.name_of
         )
-        self._readers: list[_EventReader] = []
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._placed = trio.Event()
         self._is_founder = False
         for room in (self.overlay, self.gossip, self.routing):
@@ -204,15 +208,12 @@ class Node:
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    async def events(self) -> AsyncIterator[object]:
-        """Yield what happens from now on: the events listed in docs/reference/events.md. A slow reader loses the oldest."""
-        reader = _EventReader()
-        self._readers.append(reader)
-        try:
-            while True:
-                yield await reader.next()
-        finally:
-            self._readers.remove(reader)
+    def events(self) -> EventStream:
+        """Return an iterator over what happens from now on: the events listed in docs/reference/events.md. It ends never; a slow reader
+        loses the oldest events."""
+        stream = EventStream()
+        self._streams.add(stream)
+        return stream
 
     def describe(self, event: object) -> dict[str, Any]:
         """Return an event as JSON values, with a sentence under "detail" where it is worth reading."""
@@ -220,10 +221,8 @@ class Node:
 
     def drops(self) -> dict[str, int]:
         """Return how many datagrams were dropped, by reason (docs/reference/drop-reasons.md)."""
-        drops = dict(self.overlay.drops)
-        for reason, count in self.routing.forwarder.counters().drops.items():
-            drops[reason] = drops.get(reason, 0) + count
-        return drops
+        control = Counter(self.overlay.drops) | Counter(self.overlay.sessions.drops) | Counter(self.gossip.drops)  # the overlay's hold the rest
+        return dict(control + Counter(self.routing.forwarder.counters().drops))
 
     def status(self) -> dict[str, Any]:
         """Return the node's state as JSON values."""
@@ -254,26 +253,30 @@ class Node:
         if isinstance(event, (GroupJoined, GroupFounded)):
             self._is_founder = isinstance(event, GroupFounded)
             self._placed.set()
-        for reader in self._readers:
-            reader.put(event)
+        for stream in tuple(self._streams):
+            stream._put(event)
 
 
-class _EventReader:
-    """A bounded queue of events for one reader."""
+class EventStream:
+    """Events for one reader: `async for event in node.events()`. Holds up to EVENTS_KEPT_MAX; needs no closing."""
 
     def __init__(self) -> None:
         self._events: deque[object] = deque(maxlen=EVENTS_KEPT_MAX)
         self._has_news = trio.Event()
 
-    def put(self, event: object) -> None:
-        self._events.append(event)
-        self._has_news.set()
+    def __aiter__(self) -> EventStream:
+        return self
 
-    async def next(self) -> object:
+    async def __anext__(self) -> object:
+        await trio.lowlevel.checkpoint()
         while not self._events:
             self._has_news = trio.Event()
             await self._has_news.wait()
         return self._events.popleft()
+
+    def _put(self, event: object) -> None:
+        self._events.append(event)
+        self._has_news.set()
 
 
 @asynccontextmanager
@@ -322,8 +325,8 @@ async def open_node(
 async def _join(node: Node, sockets: Sockets) -> None:
     """Wait until the node is in a group. A node that was told where others are does not silently start a network of its own."""
     with trio.move_on_after(JOIN_TIMEOUT_S):
-        if await node.wait_placed() and node.config.bootstrap:
-            await sockets.directory.wait_joined()
+        if await node.wait_placed() and sockets.wait_reachable is not None:
+            await sockets.wait_reachable()
         return
     raise OverlayError(
         f"none of {', '.join(node.config.bootstrap)} could be reached within {JOIN_TIMEOUT_S:g} s; "

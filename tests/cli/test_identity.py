@@ -45,7 +45,7 @@ def test_config_check_names_the_bad_key(tmp_path: Path, capsys: pytest.CaptureFi
     assert 2 == main(["config", "check", str(file)])
     error = capsys.readouterr().err
     assert 1 == error.count("\n")
-    assert "pulse.period_s: 0.01 is out of range; give a number in 0.25..60" in error
+    assert "pulse.period_s: 0.01 is out of range; give a number in 0.5..60" in error
 
 
 def test_config_check_prints_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,12 @@
-"""A clock that is wrong on purpose: off by seconds and drifting, as unsynchronised hosts are."""
+"""Clocks for swarms: one that is wrong on purpose, as unsynchronised hosts are, and one that follows Trio's, virtual or not."""
 
 from __future__ import annotations
 
+import trio
+
 from srwan.clock import Clock
 
-__all__ = ["SkewedClock"]
+__all__ = ["SkewedClock", "TrioClock"]
 
 
 class SkewedClock(Clock):
@@ -32,3 +34,23 @@ class SkewedClock(Clock):
 
     def stamp_from_realtime_ns(self, realtime_ns: int) -> int:
         return self._skewed(super().stamp_from_realtime_ns(realtime_ns))
+
+
+class TrioClock(Clock):
+    """All three times are Trio's, so that a node runs on virtual time under `trio.testing.MockClock`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start_ns = super().wall_ns() - round(trio.current_time() * 1e9)
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def stamp_ns(self) -> int:
+        return self._start_ns + round(trio.current_time() * 1e9)
+
+    def wall_ns(self) -> int:
+        return self.stamp_ns()
+
+    def stamp_from_realtime_ns(self, realtime_ns: int) -> int:
+        return realtime_ns

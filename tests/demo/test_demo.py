@@ -1,0 +1,78 @@
+"""The main job as a user runs it: router processes, congestion, crashes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from srwan.cli import main
+
+KEYS = {
+    "versions", "routers", "processes", "view_agreed_after_s", "matrix_full_after_s", "matrix_edges", "reporter", "ditex_records", "ditex_verified",
+    "events", "detected_after_s", "rerouted_after_s", "relay_kill_gap_s", "reporter_takeover_s", "returned_after_s", "sent", "received", "lost",
+    "duplicated", "reordered", "direct_ms", "relayed_ms", "cpu_s", "rss_mb_max",
+}  # fmt: skip
+
+
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "srwan", "demo", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def workers() -> list[int]:
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if "srwan.swarm.worker" in (process.info["cmdline"] or [])]
+
+
+def leftovers() -> list[str]:
+    return [path.name for path in Path(tempfile.gettempdir()).glob("srwan-demo-*")]
+
+
+def test_the_seven_steps_happen_and_nothing_is_left() -> None:
+    before = leftovers(), workers()
+    done = run_demo("--json", "--routers", "6", "--seconds", "240")
+    assert (0, "") == (done.returncode, done.stderr)
+    result = json.loads(done.stdout)
+    assert set() == KEYS - set(result)
+    assert (6, 6, 30) == (result["routers"], result["processes"], result["matrix_edges"])
+    assert result["ditex_records"] == result["ditex_verified"] >= 13
+    assert 0 == result["duplicated"]
+    assert result["received"] + result["lost"] == result["sent"]
+    assert result["relayed_ms"] < result["direct_ms"] + 75 < result["congested_direct_ms"]
+    kinds = [event["kind"] for event in result["events"]]
+    assert ["PathDegraded", "PathSwitched"] == [kind for kind in kinds if kind in ("PathDegraded", "PathSwitched")][:2]
+    assert {"PathDied", "ReporterTookOver", "DirectRestored"} <= set(kinds)
+    assert any("direct" in event["detail"] and "via" in event["detail"] for event in result["events"] if event["kind"] == "PathSwitched")
+    assert before == (leftovers(), workers())
+
+
+@pytest.mark.slow
+def test_without_congestion_traffic_stays_direct() -> None:
+    done = run_demo("--json", "--routers", "6", "--seconds", "240", "--no-congestion")
+    assert (0, "") == (done.returncode, done.stderr)
+    result = json.loads(done.stdout)
+    assert [] == [event for event in result["events"] if event["kind"] == "PathSwitched"]
+    assert "rerouted_after_s" not in result
+    assert result["lost"] <= result["sent"] * 0.02
+
+
+def test_running_out_of_time_is_a_failure_with_a_sentence_and_leaves_nothing() -> None:
+    before = leftovers(), workers()
+    done = run_demo("--routers", "5", "--seconds", "10", "--json")
+    assert 1 == done.returncode
+    assert "not finished after 10 s" in done.stderr
+    assert "failed" in json.loads(done.stdout)
+    assert before == (leftovers(), workers())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(["--routers", "4"], "5..19"), (["--routers", "20"], "5..19"), (["--seconds", "1"], "10..3600")]
+)
+def test_numbers_out_of_range_are_refused(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == main(["demo", *arguments])
+    assert word in capsys.readouterr().err
