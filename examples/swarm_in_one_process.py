@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 
 import trio
 
-from srwan.gossip.clock_fit import recovered_ms
-from srwan.overlay.memory import MemoryNetwork
+from srwan.gossip import MatrixFilled, recovered_ms
+from srwan.overlay import MemoryNetwork
+from srwan.routing import FlowEvent, PathSwitched
 from srwan.swarm.in_memory import open_memory_node
 from srwan.swarm.regions import load_regions
 from srwan.types import UdpAddress
@@ -33,14 +34,16 @@ async def main() -> None:
             for ip, region in zip(ADDRESSES, WORLD.regions, strict=True)
         ]
         frankfurt, oregon = nodes[0], nodes[1]
-        while frankfurt.status()["matrix_edges"] < 30:
-            await trio.sleep(0.1)
+        async for event in frankfurt.events():
+            if isinstance(event, MatrixFilled) and event.members == 6:
+                break
         matrix = frankfurt.matrix()
         for member, row in zip(matrix.members, recovered_ms(matrix.mean_ms), strict=True):
             print(f"{frankfurt.name_of(member):>14}", " ".join(f"{value:5.0f}" for value in row), "ms")
         async with frankfurt.open_path("us-west-2") as path:
-            while not path.relays:
-                await trio.sleep(0.1)
+            async for event in frankfurt.events():
+                if isinstance(event, FlowEvent) and isinstance(event.event, PathSwitched):
+                    break
             await path.send(b"around the congestion")
             print(await (await oregon.accept_path()).receive(), "came", path.explain())
 

@@ -1,15 +1,16 @@
-"""The shell of the routing room: flows of applications, on paths that are watched and chosen, over a data plane. Owns tasks, decides nothing.
+"""The shell of the routing room: flows of applications, on paths that are watched and chosen, over a data plane. Decides nothing.
 
-A packet's way, `path.send` to delivery: `Flow.send` asks its `PathControl` which path is active, makes a `Payload` of the datagram and hands it to the
-`Forwarder`, which seals it end to end and for the first hop and sends it. At each relay the overlay's loop calls `Forwarder.receive`; at the egress
-that puts it into the flow's inbox, and after the batch `_after_batch` wakes the flow's reader.
+A packet's way, `path.send` to delivery: `Flow.send_nowait` asks its `PathControl` which path is active, makes a `Payload` of the
+datagram and hands it to the `Forwarder`, which seals it end to end and for the first hop and sends it. At each relay the overlay's loop
+calls `Forwarder.receive`; at the egress that puts it into the flow's inbox, and after the batch `_after_batch` wakes the flow's reader.
 
-Stamps in payloads are group time (`srwan.gossip.group_time`), like those of pulses: raw one-way latencies of a path and of the matrix agree then up to
-the error of group time, and between two paths with the same ends they compare exactly.
+Stamps in payloads are group time (`srwan.gossip.group_time`), like those of pulses: raw one-way latencies of a path and of the matrix
+agree up to the error of group time, and those of two paths with the same ends compare exactly.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections import deque
@@ -29,6 +30,7 @@ from srwan.routing.finder import PathFinder, Relays
 from srwan.routing.forwarder import Forwarder
 from srwan.routing.packet import DATA_PLANE
 from srwan.routing.payload import DATA_BYTES_MAX, Payload, PayloadKind
+from srwan.routing.path import PathDied, PathSwitched
 from srwan.routing.policy import PathPolicy
 from srwan.routing.portable import PortableForwarder
 from srwan.routing.relay import NeedSession
@@ -79,6 +81,7 @@ class Flow:
 
     @property
     def is_closed(self) -> bool:
+        """Whether this end was closed."""
         return self._is_closed
 
     def send_nowait(self, data: bytes) -> bool:
@@ -161,6 +164,7 @@ class RoutingService:
         self._overlay = overlay
         self._gossip = gossip
         self._rng = rng
+        self._name_of = name_of
         self._finder = PathFinder(name_of)
         self.forwarder: Forwarder = PortableForwarder(
             node_id, overlay.sessions, roles=roles, send=overlay.send, read_stamp_ns=gossip.read_stamp_ns
@@ -357,15 +361,17 @@ class RoutingService:
         assert control is not None
         for packet in control.packets_to_send(now):
             payload = Payload(packet.kind, 0, packet.seq, self._gossip.read_stamp_ns(), packet.body)
-            self.forwarder.send_payload(self._segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
+            self.forwarder.send_payload(_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
         while (event := control.next_event()) is not None:
+            if isinstance(event, (PathSwitched, PathDied)):
+                log.info("flow %08x to %s: %s", flow.id, self._name_of(flow.peer), event.reason)
             self._tell(FlowEvent(flow.peer, flow.id, event))
 
     def _send_data(self, flow: Flow, kind: PayloadKind, seq: int, data: bytes) -> bool:
         control = flow.control or self._control_of(flow)
         relays, path_tag = control.active
         payload = Payload(kind, flow.id, seq, self._gossip.read_stamp_ns(), data)
-        is_sent = self.forwarder.send_payload(self._segments(relays, flow.peer), path_tag, flow.peer, payload.encode())
+        is_sent = self.forwarder.send_payload(_segments(relays, flow.peer), path_tag, flow.peer, payload.encode())
         now = self._clock.now()
         if kind is PayloadKind.DATA and is_sent:
             control.data_sent(now, octets=len(data))
@@ -377,10 +383,6 @@ class RoutingService:
         """Ask for a session with a member; nothing for others."""
         if node in self._overlay.view:
             self._overlay.sessions.connect(node, self._overlay.address_of(node), now)
-
-    @staticmethod
-    def _segments(relays: Relays, peer: NodeId) -> tuple[Sid, ...]:
-        return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, Function.END_APP))
 
     def _forget(self, flow: Flow) -> None:
         self._flows.pop((flow.peer, flow.id), None)
@@ -405,3 +407,9 @@ class RoutingService:
     def _tell(self, event: object) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+@functools.lru_cache(maxsize=4096)
+def _segments(relays: Relays, peer: NodeId) -> tuple[Sid, ...]:
+    """Return a path's segment list in visiting order; the same few are asked for per packet."""
+    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, Function.END_APP))

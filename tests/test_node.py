@@ -19,6 +19,15 @@ from srwan.swarm.in_memory import open_memory_node
 HERE: dict[str, Any] = {"udp": "127.0.0.1:0", "control": "127.0.0.1:0"}
 
 
+async def first(node: srwan.Node, kind: str) -> dict[str, Any]:
+    """Wait for an event of a kind."""
+    async for event in node.events():
+        described = node.describe(event)
+        if described["event"] == kind:
+            return described
+    raise AssertionError
+
+
 def open_sockets_count() -> int:
     return len(psutil.Process().net_connections())
 
@@ -61,20 +70,23 @@ async def test_a_relayed_path_can_be_forced_and_carries_data(autojump_clock: Moc
         open_memory_node(network, "10.0.0.1", name="a") as a,
         open_memory_node(network, "10.0.0.2", name="b") as b,
         open_memory_node(network, "10.0.0.3", name="c") as c,
+        a.open_path("c", srwan.PathPolicy(via=(b.id,))) as path,
     ):
-        async with a.open_path("c", srwan.PathPolicy(via=(b.id,))) as path:
-            while not path.relays:
-                await trio.sleep(0.1)
-            await path.send(b"by b")
-            assert b"by b" == await (await c.accept_path()).receive()
-            assert (b.id,) == path.relays
-            relayed = b.routing.forwarder.counters().relayed
-            assert sum(count.packets for count in relayed.values()) > 0
+        await first(a, "PathActivated")
+        await path.send(b"by b")
+        assert b"by b" == await (await c.accept_path()).receive()
+        assert (b.id,) == path.relays
+        relayed = b.routing.forwarder.counters().relayed
+        assert sum(count.packets for count in relayed.values()) > 0
 
 
 async def test_datagrams_of_the_greatest_length_pass_and_longer_ones_are_refused(autojump_clock: MockClock) -> None:
     network = MemoryNetwork()
-    async with open_memory_node(network, "10.0.0.1", name="a") as a, open_memory_node(network, "10.0.0.2", name="b") as b, a.open_path(b.id) as path:
+    async with (
+        open_memory_node(network, "10.0.0.1", name="a") as a,
+        open_memory_node(network, "10.0.0.2", name="b") as b,
+        a.open_path(b.id) as path,
+    ):
         await path.send(bytes(1200))
         assert bytes(1200) == await (await b.accept_path()).receive()
         with pytest.raises(ValueError, match="1201"):
@@ -89,7 +101,12 @@ async def test_unknown_destinations_are_refused_by_name(autojump_clock: MockCloc
         open_memory_node(network, "10.0.0.1", name="same") as a,
         open_memory_node(network, "10.0.0.2", name="same"),
     ):
-        for destination, words in (("nowhere", "no member"), ("same", "2 members"), (str(a.id), "this node itself"), ("00" * 32, "no member")):
+        for destination, words in (
+            ("nowhere", "no member"),
+            ("same", "2 members"),
+            (str(a.id), "this node itself"),
+            ("00" * 32, "no member"),
+        ):
             with pytest.raises(srwan.UnknownNode, match=words):
                 async with a.open_path(destination):
                     raise AssertionError
@@ -102,7 +119,7 @@ async def test_events_tell_what_happens_and_describe_makes_json(autojump_clock: 
 
         async def watch() -> None:
             async for event in a.events():
-                seen.append(a.describe(event))
+                seen.append(a.describe(event))  # noqa: PERF401 - it is read while it grows
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)

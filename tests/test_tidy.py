@@ -30,7 +30,10 @@ FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 """Lines of code: the docstring is not counted, for long ones are wanted."""
 BANNED_MODULE_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "base", "misc", "stuff"}
-NEEDS_NO_UNIT = re.compile(r"_(ns|us|ms|s|ppm|bytes|lines)(_max|_min)?$|^(boot|epoch|flags|flow|index|octets|packets|path_tag|seq|sequence)$")
+NEEDS_NO_UNIT = re.compile(
+    r"_(ns|us|ms|s|ppm|bytes|lines)(_max|_min)?$"
+    r"|^(boot|epoch|flags|flow|index|octets|packets|path_tag|seq|sequence)$"
+)
 """Numeric fields whose name says their unit, and the identifiers and counts of docs/glossary.md."""
 MAY_PRINT = ("src/srwan/cli", "src/srwan/demo", "examples", "benchmarks", "script")
 

@@ -75,7 +75,7 @@ def test_golden_encodings(value: Any, encoded: str) -> None:
     "value", [1.0, {"b": 1, "a": 2}, {1: 2}, {b"a": 1}, 2**64, -(2**63) - 1, {1, 2}, [[0.5]], object(), bytearray(b"a"), "\ud800"]
 )
 def test_what_has_no_canonical_encoding_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 -- also UnicodeEncodeError, a ValueError of another wording
+    with pytest.raises(ValueError, match=r"canonical|rising order|64 bits|surrogates"):
         pack(value)
 
 
@@ -116,14 +116,19 @@ def test_the_size_is_checked_before_anything_is_parsed() -> None:
 def test_a_sealed_envelope_opens_for_its_kind() -> None:
     envelope = Envelope.decode(Envelope.seal(ALICE, "row", b"body").encode(), bytes_max=300)
 
-    assert (envelope.kind, envelope.signer, envelope.body) == ("row", ALICE.node_id, b"body")
+    assert ("row", ALICE.node_id, b"body") == (envelope.kind, envelope.signer, envelope.body)
     assert b"body" == envelope.verify("row")
 
 
 def test_golden_envelope() -> None:
-    encoded = Envelope.seal(ALICE, "row", b"body").encode()
+    golden = (
+        "9501a3726f77c42003a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8c404626f64"
+        "79c440984cdf93a43cb66f88f88db4c2048ab3465b03511586728f70e6717b3c107ce4dbc439f451828d0a90858b0d743ff6a24d01426d"
+        "535845992a7a5fccf5eab701"
+    )
 
-    assert "9501a3726f77c420" + ALICE.node_id.hex() + "c404626f6479c440" + ALICE.sign(b"srwan/row/1", b"body").hex() == (encoded.hex())
+    assert golden == Envelope.seal(ALICE, "row", b"body").encode().hex()
+    assert b"body" == Envelope.decode(bytes.fromhex(golden), bytes_max=300).verify("row")
     assert b"srwan/row/1" == signing_domain("row")
 
 
@@ -184,7 +189,7 @@ def test_another_version_is_refused_and_counted_as_such(version: object) -> None
 )
 def test_what_is_no_envelope_is_refused(value: Any) -> None:
     with pytest.raises(DecodeError):
-        Envelope.decode(msgpack.packb(value), bytes_max=300)
+        Envelope.decode(bytes(msgpack.packb(value) or b""), bytes_max=300)
 
 
 @given(st.binary(max_size=300))

@@ -10,8 +10,9 @@ Names are loaded when first used, so that `import srwan` is quick; libp2p (0.9 s
 from __future__ import annotations
 
 import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from srwan.lazy import lazy_names
 
 if TYPE_CHECKING:
     from srwan.clock import Clock
@@ -91,13 +92,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'srwan' has no attribute {name!r}")
-    value = getattr(import_module(f"srwan.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

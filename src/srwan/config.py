@@ -106,9 +106,7 @@ def _path(key: str, value: Any) -> Path | None:
 def _address(key: str, value: Any) -> UdpAddress:
     text = f"[{value[0]}]:{value[1]}" if isinstance(value, tuple) and len(value) == 2 else value
     try:
-        if not isinstance(text, str):
-            raise ValueError("not a string")
-        return parse_address(text)
+        return parse_address(str(text))
     except ValueError:
         raise ConfigError(key, f"{value!r} is not usable", 'give "ADDRESS:PORT" with a numeric IP address') from None
 
@@ -135,7 +133,9 @@ def _bootstrap(key: str, value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     is_usable = isinstance(items, (list, tuple)) and len(items) <= 32
     if not is_usable or not all(isinstance(item, str) and item.startswith("/") and "/p2p/" in item for item in items):
-        raise ConfigError(key, f"{value!r} is not usable", 'give multiaddrs like "/ip4/192.0.2.1/tcp/4710/p2p/12D3..." (`srwan status` prints one)')
+        raise ConfigError(
+            key, f"{value!r} is not usable", 'give multiaddrs like "/ip4/192.0.2.1/tcp/4710/p2p/12D3..." (`srwan status` prints one)'
+        )
     return tuple(items)
 
 

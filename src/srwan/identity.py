@@ -71,7 +71,9 @@ class Identity:
         except FileNotFoundError:
             raise ConfigError(str(path), "no identity file", "create one with `srwan identity new`") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(str(path), f"cannot read the identity file ({type(error).__name__})", "check the file and its owner") from None
+            raise ConfigError(
+                str(path), f"cannot read the identity file ({type(error).__name__})", "check the file and its owner"
+            ) from None
         if stat.S_IMODE(info.st_mode) & 0o077:
             raise ConfigError(str(path), "the identity file can be read by others", f"run `chmod 600 {path}`")
         magic, _, seed_hex = text.strip().partition(" ")
@@ -80,7 +82,9 @@ class Identity:
         except ValueError:
             seed = b""
         if magic != _FILE_MAGIC or len(seed) != SEED_BYTES:
-            raise ConfigError(str(path), "not an identity file, or damaged", "restore it from a backup or move it away to get a new identity")
+            raise ConfigError(
+                str(path), "not an identity file, or damaged", "restore it from a backup or move it away to get a new identity"
+            )
         return cls(seed)
 
     @classmethod
@@ -100,7 +104,9 @@ class Identity:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp creates with 0600
         except OSError as error:
-            raise ConfigError(str(path), f"cannot create the identity file ({error.strerror})", "choose a folder that can be written") from None
+            raise ConfigError(
+                str(path), f"cannot create the identity file ({error.strerror})", "choose a folder that can be written"
+            ) from None
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(f"{_FILE_MAGIC} {identity._seed.hex()}\n")
@@ -110,7 +116,9 @@ class Identity:
         except FileExistsError:
             return cls.load(path)
         except OSError as error:
-            raise ConfigError(str(path), f"cannot write the identity file ({error.strerror})", "free some space or choose another folder") from None
+            raise ConfigError(
+                str(path), f"cannot write the identity file ({error.strerror})", "free some space or choose another folder"
+            ) from None
         finally:
             os.unlink(temporary)
         return identity

@@ -1,13 +1,12 @@
 """A segment router in one object: the only place that knows all rooms, and wires them.
 
-`open_node` opens identity, sockets and store, starts the overlay (who is here), gossip (what we measure and tell), routing (where packets go) and the
-publication of reports to the DITEX, and joins the group. Leaving the block closes all of it in the opposite order: flows say CLOSE, the node says
-LEAVE, sockets close; also when cancelled.
+`open_node` opens identity, sockets and store, starts the overlay (who is here), gossip (what we measure and tell), routing (where
+packets go) and the publication of reports to the DITEX, and joins the group. Leaving the block closes all of it in the opposite order:
+flows say CLOSE, the node says LEAVE, sockets close; also when cancelled.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
 import socket
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStream", "Node", "Sockets", "open_node", "open_sockets"]
 
-log = logging.getLogger("srwan.node")
-
 EVENTS_KEPT_MAX = 1024
 """Events that wait for one slow reader of `Node.events`; the oldest are dropped then."""
 JOIN_TIMEOUT_S = 30.0
@@ -76,7 +73,7 @@ async def open_sockets(config: NodeConfig, clock: Clock) -> AsyncIterator[Socket
     Raises:
         ConfigError: the identity file is not usable, or an address is taken or not local. Nothing is left open.
     """
-    from srwan.overlay.libp2p_host import open_libp2p  # 0.9 s and 85 MB: only when a node is really opened
+    from srwan.overlay.libp2p_host import open_libp2p  # noqa: PLC0415 - 0.9 s and 85 MB: only when sockets are really opened
 
     identity = Identity.generate() if config.state_dir is None else Identity.load_or_create(config.state_dir / "identity")
     datagrams = open_udp(config.udp, clock)
@@ -209,8 +206,10 @@ class Node:
     # --- what happens -----------------------------------------------------------------------------------------------
 
     def events(self) -> EventStream:
-        """Return an iterator over what happens from now on: the events listed in docs/reference/events.md. It ends never; a slow reader
-        loses the oldest events."""
+        """Return an iterator over what happens from now on: the events listed in docs/reference/events.md.
+
+        It never ends; a reader that is slower than EVENTS_KEPT_MAX events loses the oldest.
+        """
         stream = EventStream()
         self._streams.add(stream)
         return stream
@@ -221,7 +220,8 @@ class Node:
 
     def drops(self) -> dict[str, int]:
         """Return how many datagrams were dropped, by reason (docs/reference/drop-reasons.md)."""
-        control = Counter(self.overlay.drops) | Counter(self.overlay.sessions.drops) | Counter(self.gossip.drops)  # the overlay's hold the rest
+        # The overlay counts what sessions and gossip blame on peers, too; `|` takes the greater of two counts.
+        control = Counter(self.overlay.drops) | Counter(self.overlay.sessions.drops) | Counter(self.gossip.drops)
         return dict(control + Counter(self.routing.forwarder.counters().drops))
 
     def status(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -64,7 +64,7 @@ class Path:
         """
         return (await self._flow.receive()).body
 
-    def __aiter__(self) -> Path:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
@@ -87,7 +87,7 @@ class Path:
         self._flow.close()
         await trio.lowlevel.checkpoint()
 
-    async def __aenter__(self) -> Path:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

@@ -7,7 +7,7 @@ latencies are milliseconds (float).
 from __future__ import annotations
 
 import hashlib
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import attrs
 
@@ -29,7 +29,8 @@ class NodeId(bytes):
 
     __slots__ = ()
 
-    def __new__(cls, value: bytes) -> NodeId:
+    def __new__(cls, value: bytes) -> Self:
+        """Check the length."""
         if len(value) != 32:
             raise ValueError(f"a NodeId has 32 bytes, not {len(value)}")
         return super().__new__(cls, value)

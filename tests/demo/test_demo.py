@@ -13,11 +13,21 @@ import pytest
 
 from srwan.cli import main
 
-KEYS = {
-    "versions", "routers", "processes", "view_agreed_after_s", "matrix_full_after_s", "matrix_edges", "reporter", "ditex_records", "ditex_verified",
-    "events", "detected_after_s", "rerouted_after_s", "relay_kill_gap_s", "reporter_takeover_s", "returned_after_s", "sent", "received", "lost",
-    "duplicated", "reordered", "direct_ms", "relayed_ms", "cpu_s", "rss_mb_max",
-}  # fmt: skip
+TIMES = ("view_agreed_after_s", "matrix_full_after_s", "detected_after_s", "rerouted_after_s", "reporter_takeover_s", "returned_after_s")
+TRAFFIC = ("sent", "received", "lost", "duplicated", "reordered", "direct_ms", "relayed_ms", "relay_kill_gap_s")
+OTHERS = (
+    "versions",
+    "routers",
+    "processes",
+    "matrix_edges",
+    "reporter",
+    "ditex_records",
+    "ditex_verified",
+    "events",
+    "cpu_s",
+    "rss_mb_max",
+)
+KEYS = {*TIMES, *TRAFFIC, *OTHERS}
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -62,13 +62,18 @@ async def test_a_router_comes_up_answers_and_stops_cleanly(tmp_path: Path) -> No
 
 async def test_a_router_that_cannot_start_says_why(tmp_path: Path) -> None:
     events: list[Event] = []
+    ended = trio.Event()
+
+    def on_event(_router: RouterProcess, event: Event) -> None:
+        events.append(event)
+        if event["kind"] == "exit":
+            ended.set()
+
     bad = settings(tmp_path) | {"addresses": ["203.0.113.1", "127.78.0.2"]}
     with trio.fail_after(60):
-        async with open_swarm(lambda _router, event: events.append(event)) as swarm:
+        async with open_swarm(on_event) as swarm:
             router = await swarm.start(bad)
-            await router.process.wait()
-            while not any(event["kind"] == "exit" for event in events):
-                await trio.sleep(0.01)
+            await ended.wait()
     assert 0 != router.process.returncode
     assert "not an address of this host" in "\n".join(router.errors)
 

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of this process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="srwan", description="Better paths through the Internet: a segment routing WAN without a controller.")
+    parser = argparse.ArgumentParser(
+        prog="srwan", description="Better paths through the Internet: a segment routing WAN without a controller."
+    )
     parser.add_argument("--version", action="version", version=f"srwan {srwan.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((word for word in words if not word.startswith("-")), None)

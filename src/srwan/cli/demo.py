@@ -11,6 +11,8 @@ from importlib import metadata
 import trio
 
 import srwan
+from srwan.demo.display import open_display
+from srwan.demo.script import Demonstration, DemoOptions, StepFailed
 
 __all__ = ["add_arguments", "run"]
 
@@ -35,12 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace, versions: dict[str, str]) -> int:
-    from srwan.demo.display import open_display
-    from srwan.demo.script import Demonstration, DemoOptions, StepFailed
-
-    chosen = DemoOptions(
-        routers=options.routers, seed=options.seed, seconds=options.seconds, with_congestion=options.congestion
-    )
+    chosen = DemoOptions(routers=options.routers, seed=options.seed, seconds=options.seconds, with_congestion=options.congestion)
     failure = ""
     with open_display(is_silent=options.json) as display:
         demonstration = Demonstration(chosen, display.show)

@@ -78,7 +78,8 @@ def _print(shown: dict[str, Any]) -> None:
     write = sys.stdout.write
     write(f"{shown['records']} records, {shown['verified']} verified, refused {shown['refused'] or 'none'}\n")
     for group in shown["groups"]:
-        write(f"\ngroup {group['group'][:16]}, epoch {group['epoch']}, report {group['sequence']} by {group['reporter']}, {group['rows']} rows\n")
+        write(f"\ngroup {group['group'][:16]}, epoch {group['epoch']}, report {group['sequence']} by {group['reporter']}, ")
+        write(f"{group['rows']} rows\n")
         write("one-way latency in ms, from row to column, clock offsets estimated out\n")
         width = max(map(len, group["names"]), default=0)
         for name, row in zip(group["names"], group["owl_ms"], strict=True):

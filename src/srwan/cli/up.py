@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--udp", metavar="ADDRESS:PORT", help="pulse and data socket (0.0.0.0:4710)")
     parser.add_argument("--control", metavar="ADDRESS:PORT", help="TCP address of the control plane (0.0.0.0:4710)")
     parser.add_argument("--bootstrap", action="append", metavar="MULTIADDR", help="a router of the network; may be repeated")
-    parser.add_argument("--state-dir", dest="state_dir", metavar="FOLDER", help="identity, address book and DITEX file (none: keep nothing)")
+    parser.add_argument(
+        "--state-dir", dest="state_dir", metavar="FOLDER", help="identity, address book and DITEX file (none: keep nothing)"
+    )
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more; twice: each pulse")
 

@@ -18,7 +18,9 @@ from srwan.demo.observer import Observer
 __all__ = ["Display", "Watched", "open_display"]
 
 LOG_LINES = 16
-QUIET_KINDS = frozenset({"MemberJoined", "MemberUpdated", "ViewChanged", "ReporterElected", "MatrixIncomplete", "PathProbing", "SessionEstablished"})
+QUIET_KINDS = frozenset(
+    {"MemberJoined", "MemberUpdated", "ViewChanged", "ReporterElected", "MatrixIncomplete", "PathProbing", "SessionEstablished"}
+)
 """Too many of these to read while a dozen routers start."""
 STYLES = {"kill": "bold red", "congestion": "bold yellow", "PathSwitched": "bold green", "DirectRestored": "bold green", "PathDied": "red"}
 

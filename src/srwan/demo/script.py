@@ -357,7 +357,9 @@ class Demonstration:
     def _relays_in_use(self, since: float) -> list[str]:
         """Return the relays the application's traffic takes by the last switch since a monotonic time; empty for direct or no switch."""
         source, _ = self._pair
-        switches = [event for index, event in self.observer.raw if index == source and event["kind"] == "PathSwitched" and event["t"] >= since]
+        switches = [
+            event for index, event in self.observer.raw if index == source and event["kind"] == "PathSwitched" and event["t"] >= since
+        ]
         return list(switches[-1]["to_relays"]) if switches else []
 
     def _index_of(self, name: str) -> int:

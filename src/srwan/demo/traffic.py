@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from statistics import median
 
@@ -21,9 +22,11 @@ class TrafficReport:
     """Counts over one stream."""
 
     sent: int
+    """Datagrams sent long enough ago to have arrived."""
     received: int
     """Different datagrams that arrived."""
     lost: int
+    """Datagrams of those that never arrived."""
     duplicated: int
     """Arrivals of a datagram that had arrived already."""
     reordered: int
@@ -65,4 +68,4 @@ def gap_around(arrivals: Sequence[Arrival], *, start: float, end: float) -> floa
     inside = [at for at in times if start - 1.0 <= at <= end]
     if not inside or inside[0] > start or inside[-1] <= start:
         return None
-    return round(max(later - earlier for earlier, later in zip(inside, inside[1:], strict=False) if later > start), 3)
+    return round(max(later - earlier for earlier, later in itertools.pairwise(inside) if later > start), 3)

@@ -27,12 +27,15 @@ class SkewedClock(Clock):
         return true_ns + self._offset_ns + round((true_ns - self._start_ns) * self._drift_ppm / 1_000_000)
 
     def stamp_ns(self) -> int:
+        """The stamp clock as this host sees it, ns."""
         return self._skewed(super().stamp_ns())
 
     def wall_ns(self) -> int:
+        """The wall clock as this host sees it, ns; it does not drift within a run."""
         return super().wall_ns() + self._offset_ns
 
     def stamp_from_realtime_ns(self, realtime_ns: int) -> int:
+        """Convert a kernel stamp as this host would."""
         return self._skewed(super().stamp_from_realtime_ns(realtime_ns))
 
 
@@ -44,13 +47,17 @@ class TrioClock(Clock):
         self._start_ns = super().wall_ns() - round(trio.current_time() * 1e9)
 
     def now(self) -> float:
+        """Trio's time, seconds."""
         return trio.current_time()
 
     def stamp_ns(self) -> int:
+        """Trio's time, ns since 1970 by the wall clock at the start."""
         return self._start_ns + round(trio.current_time() * 1e9)
 
     def wall_ns(self) -> int:
+        """The same as `stamp_ns`."""
         return self.stamp_ns()
 
     def stamp_from_realtime_ns(self, realtime_ns: int) -> int:
+        """Nothing to convert: transports in memory stamp with `stamp_ns`."""
         return realtime_ns

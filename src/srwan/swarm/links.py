@@ -28,12 +28,15 @@ class Link:
     """One direction of an emulated link. Congestion is what is added on top while it lasts."""
 
     owl_ms: float
+    """One-way latency without queueing."""
     jitter_ms: float
     """Mean of an exponential queueing delay."""
     loss: float
     """Share of datagrams dropped, 0..1."""
     congestion_ms: float = 0.0
+    """Latency added while the link is congested."""
     congestion_loss: float = 0.0
+    """Share of datagrams dropped in addition, 0..1."""
 
     def draw(self, rng: random.Random) -> float | None:
         """Return the delay of one datagram in seconds, or None if it is lost."""
@@ -68,9 +71,11 @@ class EmulatedTransport(DatagramTransport):
 
     @property
     def local_addresses(self) -> tuple[UdpAddress, ...]:
+        """Those of the inner transport."""
         return self._inner.local_addresses
 
     def send(self, data: bytes, destination: UdpAddress) -> None:
+        """Hold the datagram for its delay, or lose it."""
         link = self._links.get(destination[0])
         if link is None:
             self._inner.send(data, destination)
@@ -100,8 +105,10 @@ class EmulatedTransport(DatagramTransport):
                 self._inner.send(data, destination)
 
     async def receive(self) -> list[Datagram]:
+        """Receive from the inner transport: delays are the sender's business."""
         return await self._inner.receive()
 
     async def aclose(self) -> None:
+        """Close the inner transport; what is still held is lost."""
         self._queue.clear()
         await self._inner.aclose()

@@ -1,9 +1,10 @@
 """The ground truth of an emulated swarm: one-way latency, jitter and loss between cloud regions.
 
-Round trips are the real ones between 19 cloud regions (data/aws2020.json, licence in data/NOTICE.txt). No public data set holds one-way
-latencies, so each round trip is split with a seeded asymmetry that never beats light in fibre: with b the great-circle time at 0.68 c,
-`OWL(i, j) = RTT/2 + u (RTT/2 - b)` and `OWL(j, i) = RTT/2 - u (RTT/2 - b)`. One pair in nine is strongly asymmetric (u uniform in +-0.9), the
-others hardly (u normal, sd 0.05): more than 11 % of Internet paths differ from RTT/2 by over 10 ms (Liu et al., GLOBECOM 2022).
+Round trips are the real ones between 19 cloud regions (data/aws2020.json, licence in data/NOTICE.txt). No public data set holds
+one-way latencies, so each round trip is split with a seeded asymmetry that never beats light in fibre: with b the great-circle time at
+0.68 c, `OWL(i, j) = RTT/2 + u (RTT/2 - b)` and `OWL(j, i) = RTT/2 - u (RTT/2 - b)`. One pair in nine is strongly asymmetric (u uniform
+in +-0.9), the others hardly (u normal, sd 0.05): more than 11 % of Internet paths differ from RTT/2 by over 10 ms (Liu et al.,
+GLOBECOM 2022).
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class World:
                     continue
                 direct = self.owl_ms[i][j]
                 sums = sorted(self.owl_ms[i][k] + self.owl_ms[k][j] for k in range(count) if k not in (i, j))
-                if len(sums) >= 2 and sums[0] > direct + 1.0 and sums[1] < direct + congestion_ms / 2 and (best is None or direct > best[0]):
+                has_relays = len(sums) >= 2 and sums[0] > direct + 1.0 and sums[1] < direct + congestion_ms / 2
+                if has_relays and (best is None or direct > best[0]):
                     best = (direct, i, j)
         if best is None:
             raise ValueError("no pair of regions has a good direct link and two usable relays; use more routers")

@@ -55,6 +55,7 @@ class RouterProcess:
 
     @property
     def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
         return self.process.returncode is None
 
     async def command(self, do: str, **arguments: Any) -> None:

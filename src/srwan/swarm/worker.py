@@ -75,9 +75,7 @@ class Worker:
         self._settings = settings
         self._region = world.regions[me]
         self._links = {
-            address: Link(world.owl_ms[me][j], world.jitter_ms[me][j], BASE_LOSS)
-            for j, address in enumerate(settings.addresses)
-            if j != me
+            address: Link(world.owl_ms[me][j], world.jitter_ms[me][j], BASE_LOSS) for j, address in enumerate(settings.addresses) if j != me
         }
         self._clock = SkewedClock(round(settings.clock_offset_s * 1e9), settings.clock_drift_ppm)
         self._streams = trio.CancelScope()
@@ -120,9 +118,7 @@ class Worker:
             await commands.send(command)
         scope.cancel()
 
-    async def _run_node(
-        self, config: srwan.NodeConfig, sockets: Sockets, commands: trio.MemoryReceiveChannel[dict[str, Any]]
-    ) -> None:
+    async def _run_node(self, config: srwan.NodeConfig, sockets: Sockets, commands: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
         async with srwan.open_node(config, sockets=sockets, clock=self._clock) as node, trio.open_nursery() as nursery:
             say("ViewChanged", size=len(node.view()), digest=node.overlay.view.digest.hex())
             nursery.start_soon(self._tell_events, node)

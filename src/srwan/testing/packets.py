@@ -1,5 +1,4 @@
-"""Routers in memory that move SR packets to each other: real identities, sessions and data planes, no sockets, no tasks, no clock of their
-own.
+"""Routers in memory that move SR packets to each other: real identities, sessions and data planes, no sockets, tasks or clocks.
 
 `SrNetwork` is a queue of datagrams and a time. `step` delivers the oldest datagram, which takes `HOP_NS`; `run` goes on until nothing is
 under way. A test looks at, changes, drops or repeats what is under way through `queue`. Everything follows from the seed.
@@ -44,7 +43,7 @@ class SrRouter:
     """One router. `network` carries what it sends; `offset_ns` is how far its stamp clock is ahead."""
 
     def __init__(self, network: SrNetwork, identity: Identity, address: UdpAddress, roles: Role, offset_ns: int) -> None:
-        rng = random.Random(identity.seed)  # noqa: S311 - reproducible on purpose
+        rng = random.Random(identity.seed)
         self.node_id = identity.node_id
         self.address = address
         self.offset_ns = offset_ns
@@ -90,7 +89,7 @@ class SrNetwork:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
+        self._rng = random.Random(seed)
         self.now_ns = START_NS
         self.routers: dict[UdpAddress, SrRouter] = {}
         self.queue: deque[InFlight] = deque()
