@@ -1,9 +1,10 @@
 """Clock offsets out of a raw latency matrix, so that one-way latencies can be shown. Never used to choose a path.
 
-A raw entry is `owl[i, j] + x[j] - x[i]` with x the offsets of the clocks. Half the difference of the two directions, `theta = (raw[i, j] - raw[j, i]) / 2`,
-is `x[j] - x[i]` plus half the asymmetry of the pair; the least-squares solution over all pairs averages the asymmetries out. On a full mesh that is
-the mean of a column of theta. Error in the model of 100 nodes where 11 % of pairs are strongly asymmetric: p50 0.43, p95 1.8 ms (Huygens loop
-projection; measured by simulation). An offset that all pairs of one node share cannot be told from a clock by any method.
+A raw entry is `owl[i, j] + x[j] - x[i]` with x the offsets of the clocks. Half the difference of the two directions,
+`theta = (raw[i, j] - raw[j, i]) / 2`, is `x[j] - x[i]` plus half the asymmetry of the pair; the least-squares solution over all pairs
+averages the asymmetries out. On a full mesh that is the mean of a column of theta. Error in a model of 100 nodes where 11 % of pairs are
+strongly asymmetric: p50 0.43, p95 1.8 ms (Huygens loop projection; measured by simulation). An offset that all pairs of one node share
+cannot be told from a clock by any method.
 """
 
 from __future__ import annotations

@@ -234,6 +234,8 @@ class OwlMatrix:
             array[slot, :] += by_ms
             array[:, slot] -= by_ms
         self._own.last_ms += by_ms
+        # Limits set before are in the old group time.
+        edges.valid_after_ns[:] = np.maximum(edges.valid_after_ns + np.where(edges.valid_after_ns > 0, int(by_ms * 1e6), 0), 0)
         edges.valid_after_ns[slot] = min(max(valid_after_ns, 0), 2**63 - 1)
 
     def own_vector(self, now: float) -> OwnVector:
@@ -267,8 +269,10 @@ class OwlMatrix:
         return int(np.count_nonzero(self._known(now)))
 
     def lacking(self, now: float, *, patience_s: float) -> list[NodeId]:
-        """Return the members from whom something is missing here: a sample of theirs, or in their row an edge from a member that this one
-        has heard for `patience_s`."""
+        """Return the members from whom something is missing here.
+
+        That is: a sample of theirs, or in their row an edge from a member that this one has heard for `patience_s`.
+        """
         self._fold()
         is_known = self._known(now)
         me = self._slots[self._me]

@@ -52,6 +52,8 @@ DESCRIBED_S = 15.0
 """Rows are self-describing for so long after a change of the roster: views settle within seconds, rows live for one and a half periods."""
 CLOCK_MOVE_S = 1.5
 """Rows made earlier after a peer's clock move still speak of its old clock."""
+TELL_AFTER_MOVE_S = 0.3
+"""A round so long after CLOCK_MOVE_S tells all what was measured with the new clock: offsets and flights differ by that."""
 REACTION_GAP_S = 60.0
 """Clock moves of one peer that come faster are taken, but not answered with an extra round."""
 VERIFY_ONE_IN = 16
@@ -60,7 +62,7 @@ TICK_S = 1.0
 """How often the matrix is looked at: soon after a change and while it is incomplete, else calmly."""
 BUSY_S = 10.0
 REPAIR_AFTER_S = 1.0
-"""No asking before so long after a change: the bursts bring most."""
+"""No asking before so long after the others should have told: the bursts bring most."""
 REPAIR_PATIENCE_S = 0.7
 ASKS_MAX = 6
 """Asks to one peer for one thing; then the hole is taken as real."""
@@ -97,6 +99,7 @@ class MatrixIncomplete:
     edges: int
     """Known edges."""
     members: int
+    """n, this member included."""
 
 
 @attrs.frozen(slots=True)
@@ -165,8 +168,12 @@ class Pulse:
         self._seq = 0
         self._told: tuple[bytes, bytes] | None = None
         self._told_edges = 0
+        self._told_at = -math.inf
+        self._owed_at = -math.inf
+        self._repair_at = math.inf
         self._rounds_since_change = 0
         self._is_round_due: bool | None = None
+        self._members_at = -math.inf
         self._changed_at = -math.inf
         self._described_until = -math.inf
         self._tick_at = math.inf
@@ -228,7 +235,7 @@ class Pulse:
         self._entry_key = self._entry_ids.astype("<u4").tobytes()
         self._positions.clear()
         self._is_full = False
-        self._told_edges = -1
+        self._members_at = now
         self._note_change(now)
 
     def receive_frame(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> None:
@@ -297,14 +304,12 @@ class Pulse:
             peer = self._peers.get(item.receiver)
             if peer is None:
                 continue
-            content, digest = item.content, item.digest
-            stamp_ns = read_stamp_ns()
+            content, stamp_ns = item.content, read_stamp_ns()
             if item.kind is FrameType.PROBE:
                 nonce = self._rng.getrandbits(64)
                 self.time.probe_sent(item.receiver, nonce, stamp_ns)
                 content = _PROBE.pack(nonce, 0)
-            if not digest:
-                digest = content_digest(content)
+            digest = item.digest or content_digest(content)
             try:
                 sealed = self._frames.seal(
                     item.receiver, item.kind, content, digest=digest, tx_ns=self.group_ns(stamp_ns), flags=item.flags
@@ -435,7 +440,9 @@ class Pulse:
         self.matrix.forget(row.node_id, valid_after_ns=self.group_ns(rx_ns) + int(CLOCK_MOVE_S * 1e9))
         if now - peer.reacted_at >= REACTION_GAP_S:
             peer.reacted_at = now
-            self._note_change(now)
+            self._owed_at = now + CLOCK_MOVE_S + TELL_AFTER_MOVE_S
+            self._rounds.once(self._owed_at)
+            self._expect_news(now, self._owed_at)
 
     def _receive_probe(self, peer: Inbound, frame: Frame, rx_ns: int, now: float) -> None:
         if len(frame.content) != _PROBE.size:
@@ -471,6 +478,7 @@ class Pulse:
     def _make_round(self, stamp_ns: int, now: float, *, is_regular: bool) -> None:
         self._rounds.told(now, is_regular=is_regular)
         self._rounds_since_change += 1
+        self._told_at = now
         vector = self.matrix.own_vector(now)
         base_us, codes = encode_owl(vector.last_ms)
         ids = self._entry_ids if now < self._described_until else None
@@ -496,7 +504,7 @@ class Pulse:
         self._rows[row.node_id] = signed
         self._told = (signed.content, content_digest(signed.content))
         self._told_edges = int(np.count_nonzero(np.isfinite(vector.last_ms)))
-        asked = self._ask(now) if now >= self._changed_at + REPAIR_AFTER_S else frozenset[NodeId]()
+        asked = self._ask(now) if now >= self._repair_at else frozenset[NodeId]()
         for node in self._peers:
             self._queue.append(_Outgoing(node, FrameType.PULSE, *self._told, flags=FLAG_AGAIN if node in asked else 0))
 
@@ -529,29 +537,33 @@ class Pulse:
         edges = self.matrix.edges_known(now)
         is_full = n > 1 and edges == n * (n - 1)
         if is_full and not self._is_full:
-            self._emit(MatrixFilled(edges, n, now - self._changed_at))
+            self._emit(MatrixFilled(edges, n, now - self._members_at))
         elif self._is_full and not is_full:
             self._emit(MatrixIncomplete(edges, n))
         self._is_full = is_full
-        since_s = now - self._changed_at
-        is_busy = not is_full and since_s < BUSY_S
+        is_busy = not is_full and now - self._changed_at < BUSY_S
         self._tick_at = now + (TICK_BUSY_S if is_busy else TICK_S)
-        if is_busy and since_s >= REPAIR_AFTER_S and self._told is not None:
+        if is_busy and now >= self._repair_at and self._told is not None:
             for node in self._ask(now):
                 self._queue.append(_Outgoing(node, FrameType.PULSE, *self._told, flags=FLAG_AGAIN))
 
     def _is_all_told(self, now: float) -> bool:
         """Whether an extra round would tell nothing: the own column was told as it is, at least twice, and the matrix is whole."""
-        if self._rounds_since_change < 2 or not self._is_full:
+        if self._rounds_since_change < 2 or self._told_at < self._owed_at or not self._is_full:
             return False
         return self._told_edges == int(np.count_nonzero(np.isfinite(self.matrix.own_vector(now).last_ms)))
 
     def _note_change(self, now: float) -> None:
-        self._changed_at = now
         self._rounds_since_change = 0
+        self._rounds.change(now)
+        self._expect_news(now, now)
+
+    def _expect_news(self, now: float, last_at: float) -> None:
+        """Something changed, and others tell of it on their own until about `last_at`; afterwards it is worth asking."""
+        self._changed_at = now
+        self._repair_at = last_at + REPAIR_AFTER_S
         for peer in self._peers.values():
             peer.asks = 0
-        self._rounds.change(now)
         self._tick_at = min(self._tick_at, now + TICK_BUSY_S)
 
     def _move_clock(self, by_ns: int, now: float, *, is_told: bool) -> None:

@@ -171,10 +171,10 @@ class Reporter:
         if not is_change:
             return
         if was_alone:
-            self._pin_at = self._first_by = now + SETTLE_S
+            self._pin_at, self._first_by = now + SETTLE_S, now + FIRST_AFTER_S
             self._last_report_at = None
         elif self._last_report_at is None and now < self._pin_at:
-            self._first_by = self._pin_at = now + SETTLE_S
+            self._pin_at, self._first_by = now + SETTLE_S, now + FIRST_AFTER_S
         if now < self._pin_at:
             self._elect(now, group_ns)
         else:

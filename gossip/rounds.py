@@ -47,7 +47,9 @@ class Rounds:
         self._regular_at = now + self._rng.random() * self._period_s
 
     def change(self, now: float) -> None:
-        """The membership changed: burst."""
+        """The membership changed: burst. Without effect before `start`."""
+        if self._regular_at == float("inf"):
+            return
         kept = [at for at in self._extra[:1] if at <= now + BURST_S[0] * (1 + JITTER)]
         self._extra = kept + [now + at * self._jitter() for at in BURST_S]
 
@@ -55,6 +57,11 @@ class Rounds:
         """There is something new to tell: one round soon, unless one is due anyway."""
         if self.due_at > now + NEWS_S:
             self._extra = [now + NEWS_S * self._rng.uniform(1 - 2 * JITTER, 1), *self._extra]
+
+    def once(self, at: float) -> None:
+        """One round at `at`, or at most NEWS_S later if one is due then anyway. Without effect before `start`."""
+        if self._regular_at < float("inf") and not any(at <= other <= at + NEWS_S for other in self._extra):
+            self._extra = sorted([*self._extra, at])
 
     @property
     def due_at(self) -> float:

@@ -116,6 +116,7 @@ class DitexContents:
     records: int
     """Records examined: the newest of every key and the older rows that reports name."""
     verified: int
+    """Records that are what their subject signed."""
     refused: Mapping[str, int]
     """How many did not verify, by reason ("signature", "signer", "filed-wrong", "limit", "decode", ..., "untrusted")."""
     equivocations: int

@@ -25,7 +25,7 @@ from srwan.ledger_client.record import ASN_MAX, NOWHERE, Key, Kind, Record, Vers
 __all__ = ["BatchOutcome", "EquivocationProof", "Query", "RecordStore", "Refusal", "StoredRecord", "Verdict", "judge"]
 
 BATCH_RECORDS_MAX = 1000
-"""Records of one `put_many`: at 50 us a signature, a batch takes 50 ms (facts: beyond 500 rows a transaction gains nothing)."""
+"""Records of one `put_many`: verifying them takes about 0.1 s (benchmarks/ledger.py), and beyond 500 a transaction gains nothing."""
 PAGE_RECORDS_MAX = 1000
 """Records of one page; a page of reports is then at most 16 MB."""
 EQUIVOCATIONS_MAX = 4096

@@ -7,7 +7,9 @@ deniable on purpose. The transmit stamp lies under the tag and is taken per data
 
 Replay: every directed pair has its own rising 32-bit sequence and a window of 64. It starts at the sender's boot id (tenths of a second
 since 1970), so that it keeps rising over restarts as long as a pair exchanges fewer than 10 frames a second on average (pulse and beats:
-1.1). Unknown senders are dropped before any cryptography; a JOIN alone may introduce a new sender, and joins are rate-limited.
+1.1). How far a peer had come is remembered when it is removed, so that frames recorded before cannot be replayed once it is back; only
+our own restart forgets. Unknown senders are dropped before any cryptography; a JOIN alone may introduce a new sender, and joins are
+rate-limited.
 
 Layout, little endian: u8 plane and version (0x31), u8 type, u16 flags, u32 group tag, u64 sender's short id, u32 pair sequence,
 u64 transmit stamp (ns of the sender's stamp clock), 16 B tag. Measured in docs/decisions.md.
@@ -22,7 +24,7 @@ import struct
 
 import attrs
 
-from srwan.errors import BadSignature, DecodeError, LimitExceeded, StaleRecord
+from srwan.errors import BadSignature, DecodeError, LimitExceeded, RemoteProtocolError, StaleRecord
 from srwan.identity import Identity
 from srwan.types import NodeId
 
@@ -40,11 +42,14 @@ _TAG_BYTES = 16
 HEADER_BYTES = _HEADER.size + _TAG_BYTES
 CONTENT_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES
 REPLAY_WINDOW = 64
+_WINDOW_MASK = (1 << REPLAY_WINDOW) - 1
 PEERS_MAX = 1024
 """Bound of pair states held: a group has up to 100 members, the rest is room for churn."""
 JOINS_PER_S_MAX = 20.0
 """New senders admitted to a key agreement per second: 20 x 80 us = 0.2 % of a core."""
 JOIN_BURST_MAX = 120
+RETIRED_MAX = 4096
+"""Removed peers whose highest sequence is remembered, 150 B each; the one removed longest ago is forgotten first."""
 
 
 class FrameType(enum.IntEnum):
@@ -78,7 +83,7 @@ class Frame:
 
 
 class _Pair:
-    __slots__ = ("highest", "key", "next_sequence", "node", "window")
+    __slots__ = ("highest", "is_wanted", "key", "next_sequence", "node", "window")
 
     def __init__(self, node: NodeId, key: bytes, next_sequence: int) -> None:
         self.node = node
@@ -86,6 +91,7 @@ class _Pair:
         self.next_sequence = next_sequence
         self.highest = -1
         self.window = 0
+        self.is_wanted = False  # we asked for it; otherwise a JOIN did
 
 
 def content_digest(content: bytes) -> bytes:
@@ -108,6 +114,7 @@ class FrameCodec:
         self._my_short = identity.node_id.short
         self._pairs: dict[NodeId, _Pair] = {}
         self._by_short: dict[int, _Pair] = {}
+        self._retired: dict[NodeId, int] = {}
         self._sequence_floor = boot_id
         self._join_tokens = float(JOIN_BURST_MAX)
         self._join_tokens_at = 0.0
@@ -116,27 +123,43 @@ class FrameCodec:
         """Agree on a pair key with `node`; needed before frames to or from it. Cost: 80 us the first time.
 
         Raises:
-            BadSignature: `node` is no usable public key. LimitExceeded: PEERS_MAX pairs are held.
+            BadSignature: `node` is no usable public key. LimitExceeded: PEERS_MAX pairs are held ("peers"), or another peer has the same
+                short id ("short-id"; 2**32 work to make two such of one's own).
         """
-        if node in self._pairs or node == self._identity.node_id:
-            return
+        if node != self._identity.node_id:
+            self._pair(node).is_wanted = True
+
+    def _pair(self, node: NodeId) -> _Pair:
+        pair = self._pairs.get(node)
+        if pair is not None:
+            return pair
         if len(self._pairs) >= PEERS_MAX:
             raise LimitExceeded(f"{PEERS_MAX} peers are held already", reason="peers")
+        short = node.short
+        if short in self._by_short:
+            raise LimitExceeded(f"{node!r} and {self._by_short[short].node!r} have the same short id", reason="short-id")
         low, high = sorted((self._identity.node_id, node))
         secret = self._identity.shared_secret(node)
-        key = hashlib.blake2b(
-            low + high + struct.pack("<I", self._group_tag), key=secret, digest_size=32, person=b"srwan/pair/1"
-        ).digest()
-        pair = _Pair(node, key, self._sequence_floor)
-        self._pairs[node] = pair
-        self._by_short[node.short] = pair
+        key = hashlib.blake2b(low + high + struct.pack("<I", self._group_tag), key=secret, digest_size=32, person=b"srwan/pair/1").digest()
+        pair = self._pairs[node] = self._by_short[short] = _Pair(node, key, self._sequence_floor)
+        if node in self._retired:
+            pair.highest = self._retired[node]
+            pair.window = _WINDOW_MASK  # which of the last ones were seen is not known: none is taken again
+        return pair
 
     def remove_peer(self, node: NodeId) -> None:
         """Forget a pair. Unknown nodes are fine. Should it come back, its sequence goes on above all that were used."""
         pair = self._pairs.pop(node, None)
-        if pair is not None:
-            del self._by_short[pair.node.short]
-            self._sequence_floor = max(self._sequence_floor, pair.next_sequence)
+        if pair is None:
+            return
+        del self._by_short[node.short]
+        if 0 < (pair.next_sequence - self._sequence_floor) & 0xFFFFFFFF < 0x80000000:
+            self._sequence_floor = pair.next_sequence
+        if pair.is_wanted and pair.highest >= 0:  # a stranger's JOIN must not push members out of this memory
+            self._retired.pop(node, None)
+            if len(self._retired) >= RETIRED_MAX:
+                del self._retired[next(iter(self._retired))]
+            self._retired[node] = pair.highest
 
     @property
     def peers(self) -> frozenset[NodeId]:
@@ -181,7 +204,7 @@ class FrameCodec:
         """
         if not HEADER_BYTES <= len(data) <= DATAGRAM_BYTES_MAX:
             raise DecodeError(f"frame of {len(data)} bytes", reason="length")
-        magic, kind, flags, group_tag, short, sequence, tx_ns = _HEADER.unpack_from(data)
+        magic, kind, _, group_tag, short, _, _ = _HEADER.unpack_from(data)
         if magic != _MAGIC:
             raise DecodeError(f"frame version {magic:#x}", reason="version")
         if group_tag != self._group_tag:
@@ -191,14 +214,20 @@ class FrameCodec:
         except ValueError:
             raise DecodeError(f"unknown frame type {kind}", reason="type") from None
         pair = self._by_short.get(short)
-        is_new = pair is None
-        if pair is None:
-            pair = self._admit(frame_type, data, short, now)
+        if pair is not None:
+            return self._open(pair, frame_type, data)
+        pair = self._admit(frame_type, data, short, now)
+        try:
+            return self._open(pair, frame_type, data)
+        except RemoteProtocolError:
+            self.remove_peer(pair.node)
+            raise
+
+    def _open(self, pair: _Pair, frame_type: FrameType, data: bytes) -> Frame:
+        _, _, flags, _, _, sequence, tx_ns = _HEADER.unpack_from(data)
         content = data[HEADER_BYTES:]
         expected = hashlib.blake2b(data[: _HEADER.size] + content_digest(content), key=pair.key, digest_size=_TAG_BYTES).digest()
         if not hmac.compare_digest(expected, data[_HEADER.size : HEADER_BYTES]):
-            if is_new:
-                self.remove_peer(pair.node)
             raise BadSignature(f"bad tag on a frame from {pair.node!r}", reason="mac")
         self._advance(pair, sequence)
         return Frame(pair.node, frame_type, flags, sequence, tx_ns, content)
@@ -215,8 +244,7 @@ class FrameCodec:
         if self._join_tokens < 1.0:
             raise LimitExceeded("too many new senders", reason="join-rate")
         self._join_tokens -= 1.0
-        self.add_peer(node)
-        return self._pairs[node]
+        return self._pair(node)
 
     @staticmethod
     def _advance(pair: _Pair, sequence: int) -> None:
@@ -228,7 +256,7 @@ class FrameCodec:
         if ahead == 0:
             raise StaleRecord(f"replayed frame {sequence} of {pair.node!r}", reason="replay")
         if ahead < 0x80000000:
-            pair.window = (pair.window << ahead | 1) & ((1 << REPLAY_WINDOW) - 1) if ahead < REPLAY_WINDOW else 1
+            pair.window = (pair.window << ahead | 1) & _WINDOW_MASK if ahead < REPLAY_WINDOW else 1
             pair.highest = sequence
             return
         behind = 0x100000000 - ahead

@@ -53,6 +53,7 @@ class GroupId(bytes):
     __slots__ = ()
 
     def __new__(cls, value: bytes) -> Self:
+        """Check the length."""
         if len(value) != 32:
             raise ValueError(f"a GroupId has 32 bytes, not {len(value)}")
         return super().__new__(cls, value)

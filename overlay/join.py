@@ -12,8 +12,8 @@ up one key, the three in turn, and publish if their record there is absent (and 
 minutes. So no crowd of newcomers publishes at once, nobody coordinates, and every key is refreshed at least every 4.5 minutes; records
 live ten.
 
-Contract: take the step that `next_step` returns, feed its outcome back, ask again. `Wait` may be cut short at any time; do so when the view
-changes. One step is out at a time.
+Contract: take the step that `next_step` returns, feed its outcome back, ask again. `Wait` may be cut short at any time; do so when nobody
+else is left in the view. One step is out at a time.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ class JoinState(enum.Enum):
 
 @attrs.frozen(slots=True)
 class Lookup:
-    """Look up `key` in the directory; then call `looked_up`, or `lookup_failed`."""
+    """Look up `key` in the directory; then call `looked_up` or `step_failed`."""
 
     key: bytes
 
 
 @attrs.frozen(slots=True)
 class Ask:
-    """Ask this introducer for its roster and merge it; then call `asked` with how many members that gave."""
+    """Ask this introducer for its roster and merge it; then call `asked` with how many members that gave, or `step_failed`."""
 
     address: ControlAddress
 
 
 @attrs.frozen(slots=True)
 class Publish:
-    """Put `value` under `key`; then call `published`, or `publish_failed`."""
+    """Put `value` under `key`; then call `published` or `step_failed`."""
 
     key: bytes
     value: bytes
@@ -90,14 +90,15 @@ class Publish:
 
 @attrs.frozen(slots=True)
 class Wait:
-    """Nothing to do before `until`, monotonic seconds."""
+    """Nothing to do before a time."""
 
     until: float
+    """Monotonic seconds."""
 
 
 @attrs.frozen(slots=True)
 class Done:
-    """Nothing to do until the view changes."""
+    """Nothing to do until nobody else is left in the view."""
 
 
 Step: TypeAlias = Lookup | Ask | Publish | Wait | Done
@@ -201,10 +202,6 @@ class JoinPlan:
         if self.state is not JoinState.SEEKING and self._should_publish(records, wall_ns):
             self._steps.append(self._publish_step(key, value or b"", wall_ns))
 
-    def lookup_failed(self, key: bytes, now: float) -> None:  # noqa: ARG002 - symmetric with looked_up
-        """The directory cannot be reached. The plan goes on with the other sources."""
-        self._drop_step()
-
     def asked(self, introducer: NodeId, met: int, now: float, wall_ns: int) -> None:
         """An introducer answered and its roster was merged.
 
@@ -228,18 +225,14 @@ class JoinPlan:
             if len(self._usable_records(value, wall_ns)) < INTRODUCERS_WANTED:
                 self._publish_late = now + self._rng.uniform(*PUBLISH_SPREAD_S), key, value
 
-    def ask_failed(self, introducer: NodeId, now: float) -> None:  # noqa: ARG002
-        """An introducer did not answer, refused, or sent nothing usable. The next one is asked."""
-        self._drop_step()
-
     def published(self, key: bytes, copies: int, now: float) -> None:  # noqa: ARG002
         """The directory took the value. No copy elsewhere is no error: a lone first node."""
         self._drop_step()
 
-    def publish_failed(self, key: bytes, now: float) -> None:  # noqa: ARG002
-        """The directory cannot be reached; tried again soon."""
-        self._drop_step()
-        self._upkeep_at = now + self._jittered(LONE_LOOK_S)
+    def step_failed(self, now: float) -> None:
+        """The step could not be taken: nobody answered, or nothing usable came. The plan goes on with the other sources."""
+        if self._steps and isinstance(self._steps.popleft(), Publish):
+            self._upkeep_at = now + self._jittered(LONE_LOOK_S)
 
     # seeking
 
@@ -253,9 +246,9 @@ class JoinPlan:
         if self._deadline is None:
             self._deadline = now + self._lone_after_s * self._rng.uniform(1.0, 1.0 + LONE_JITTER)
             self._start_round()
+        if self._resume_at is not None and now < self._resume_at:
+            return Wait(self._resume_at)
         if self._resume_at is not None:
-            if now < self._resume_at:
-                return Wait(self._resume_at)
             self._resume_at = None
             self._start_round()
         if self._keys_left:
@@ -271,8 +264,8 @@ class JoinPlan:
             return self._found(now, wall_ns)
         pause_s = RETRY_S_FIRST * 2**self._round * self._rng.uniform(0.75, 1.25)
         self._round += 1
-        self._resume_at = min(now + pause_s, self._deadline)
-        return Wait(self._resume_at)
+        self._resume_at = resume_at = min(now + pause_s, self._deadline)
+        return Wait(resume_at)
 
     def _start_round(self) -> None:
         """The first round tries everything; later ones the first key, where founders publish first, and one of the others in turn."""
@@ -340,7 +333,7 @@ class JoinPlan:
 
     def _publish_step(self, key: bytes, value: bytes, wall_ns: int) -> Publish:
         assert self._record is not None, "only introducers publish"
-        return Publish(key, merge_values([value, pack([self._record(wall_ns)])], wall_ns))
+        return Publish(key, merge_values([value, pack([self._record(wall_ns)])], self._group, wall_ns))
 
     def _rank(self) -> int:
         """How many introducers of the view come before this one in an order that nobody's position tells."""

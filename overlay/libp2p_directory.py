@@ -149,7 +149,8 @@ class KadDirectory:
     async def publish(self, key: bytes, value: bytes) -> int:
         """Store `value` here and at the REPLICAS nodes closest to `key`; return how many others acknowledged.
 
-        A node that holds a better value keeps that and does not count. Publishing the same value again renews it.
+        A node that holds a better value keeps that and does not count; if this one does, nothing is sent. Publishing the same value
+        again renews it.
 
         Raises:
             ValueError: key is not 32 bytes, or value is empty, too long or not valid. Nothing is stored.
@@ -162,8 +163,9 @@ class KadDirectory:
             raise ValueError(f"a directory value of {len(value)} bytes that is not valid cannot be published")
         kad_key = text.encode("ascii")
         held = self._kad.value_store.get(kad_key)
-        if held is None or self._validator.select(text, [held.value, value]) == 1:
-            self._kad.value_store.put(kad_key, value)
+        if held is not None and self._validator.select(text, [held.value, value]) == 0:
+            return 0
+        self._kad.value_store.put(kad_key, value)
         await self._require_joined()
         self._placed.pop(kad_key, None)
         self._placed[kad_key] = set()

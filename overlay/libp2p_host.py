@@ -233,7 +233,7 @@ async def open_libp2p(
     failure: Exception | None = None
     async with host.run(listen_addrs=[address]):
         try:
-            guards.guard_tasks(_swarm_of(host))
+            guards.guard_tasks(guards.swarm_of(host))
             opened = tuple(str(own) for own in host.get_transport_addrs())
             if not opened:
                 raise _listen_error(listen)
@@ -271,18 +271,13 @@ def _new_host(identity: Identity, announced: Sequence[Multiaddr]) -> BasicHost:
     )
     assert isinstance(swarm, Swarm)
     swarm.set_resource_manager(None)
+    guards.no_dialing_on_its_own(swarm)
     guards.guard_accept(swarm)
-    guards.bound_unread_bytes(swarm)
+    guards.guard_connections(swarm)
     host = BasicHost(network=swarm, announce_addrs=announced or None, disable_identify_address_discovery=True)
     guards.skip_identify(host)
     guards.guard_streams(host)
     return host
-
-
-def _swarm_of(host: BasicHost) -> Swarm:
-    network = host.get_network()
-    assert isinstance(network, Swarm)
-    return network
 
 
 def _peer_info(text: str) -> PeerInfo:

@@ -32,6 +32,7 @@ logger = logging.getLogger("srwan.overlay")
 
 _MULTISTREAM = "/multistream/1.0.0"
 _NAME_BYTES_MAX = 256
+_OPEN_S_MAX = 5.0
 _CHUNK_BYTES = 64 * 1024
 _LENGTH = struct.Struct("<I")
 
@@ -79,7 +80,11 @@ async def exchange(host: BasicHost, peer: ID, protocol: str, first: bytes) -> As
     Raises:
         StreamFailure: the peer does not speak the protocol. Other errors of libp2p as they come.
     """
-    stream = await host.get_network().new_stream(peer)
+    stream = None
+    with trio.move_on_after(_OPEN_S_MAX, shield=True):  # cancelled half-way, libp2p would leak one of 256 slots of the connection
+        stream = await host.get_network().new_stream(peer)
+    if stream is None:
+        raise trio.TooSlowError
     try:
         await stream.write(_named(_MULTISTREAM) + _named(protocol) + first)
         reader = StreamReader(stream)

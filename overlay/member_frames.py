@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from srwan.errors import DecodeError
 from srwan.overlay.frame import CONTENT_BYTES_MAX
-from srwan.overlay.view import CERTIFICATE_BYTES_MAX, MEMBERS_MAX, TOMBSTONES_MAX, certificate_id
+from srwan.overlay.view import CERTIFICATE_BYTES_MAX, MEMBERS_MAX, TOMBSTONES_MAX, bytes_list, certificate_id
 from srwan.types import NodeId
 from srwan.wire import pack, unpack
 
@@ -96,7 +96,7 @@ def decode_members(content: bytes) -> tuple[bytes, list[bytes]]:
     """
     if len(content) < _DIGEST_BYTES:
         raise DecodeError(f"a MEMBERS of {len(content)} bytes")
-    certificates = []
+    certificates: list[bytes] = []
     at = _DIGEST_BYTES
     while at < len(content):
         end = at + _LENGTH.size
@@ -135,7 +135,4 @@ def decode_roster(response: bytes) -> list[bytes]:
     Raises:
         LimitExceeded: too long. DecodeError: not a list of up to `ROSTER_MAX` byte strings.
     """
-    value = unpack(response, bytes_max=8 + ROSTER_MAX * (CERTIFICATE_BYTES_MAX + 3))
-    if not isinstance(value, list) or len(value) > ROSTER_MAX or not all(isinstance(item, bytes) for item in value):
-        raise DecodeError("not a roster")
-    return value
+    return bytes_list(unpack(response, bytes_max=8 + ROSTER_MAX * (CERTIFICATE_BYTES_MAX + 3)), ROSTER_MAX)

@@ -426,16 +426,12 @@ class Membership:
             return member
         if not self._is_placed(node_id):
             raise DecodeError(f"{node_id!r} belongs into another group", reason="placement")
+        if self._view.examine(certificate, wall_ns) is None:
+            return member
         before = self._view.get(node_id)
         if not member.is_leaving:
-            self._frames.add_peer(node_id)
-        try:
-            is_news = self._view.merge(certificate, wall_ns) is not None
-        finally:
-            if node_id not in self._view and node_id not in self._lingering and before is None:
-                self._frames.remove_peer(node_id)
-        if not is_news:
-            return member
+            self._frames.add_peer(node_id)  # may refuse, so before the view changes
+        self._view.merge(certificate, wall_ns)
         if member.is_leaving:
             if before is not None:
                 self._forget(node_id, "left", now)

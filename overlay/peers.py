@@ -8,12 +8,14 @@ File: canonical msgpack [1, [[node id, last success wall ns, [control addresses.
 
 from __future__ import annotations
 
+from typing import cast
+
 import attrs
 from sortedcontainers import SortedKeyList  # type: ignore[import-untyped, unused-ignore]
 
 from srwan.errors import DecodeError
 from srwan.overlay.transport import ControlAddress
-from srwan.overlay.view import decode_control
+from srwan.overlay.view import as_list, decode_control
 from srwan.types import NodeId
 from srwan.wire import pack, unpack
 
@@ -45,7 +47,7 @@ class AddressBook:
 
     def __init__(self) -> None:
         self._by_id: dict[NodeId, KnownPeer] = {}
-        self._by_age: SortedKeyList[KnownPeer, tuple[int, NodeId]] = SortedKeyList(key=_age_key)
+        self._by_age = SortedKeyList(key=_age_key)
 
     def __len__(self) -> int:
         """Peers known."""
@@ -61,7 +63,7 @@ class AddressBook:
         self._by_id[address.node_id] = peer
         self._by_age.add(peer)
         if len(self._by_id) > PEERS_KEPT_MAX:
-            oldest: KnownPeer = self._by_age[0]
+            oldest = cast("KnownPeer", self._by_age[0])
             self.forget(oldest.address.node_id)
 
     def forget(self, node_id: NodeId) -> None:
@@ -85,15 +87,15 @@ class AddressBook:
         Raises:
             LimitExceeded, DecodeError: too long, damaged, or of another version. The caller starts with an empty book.
         """
-        match unpack(data, bytes_max=BOOK_BYTES_MAX):
-            case [1, list(entries)] if len(entries) <= PEERS_KEPT_MAX:
+        match as_list(unpack(data, bytes_max=BOOK_BYTES_MAX)):
+            case [int(version), entries] if version == _VERSION:
                 pass
             case _:
                 raise DecodeError("not an address book of this version")
         book = cls()
-        for entry in entries:
-            match entry:
-                case [bytes(node_id), int(last_success_ns), list(control)] if len(node_id) == 32 and last_success_ns >= 0:
+        for entry in as_list(entries):
+            match as_list(entry):
+                case [bytes(node_id), int(last_success_ns), control] if len(node_id) == 32 and last_success_ns >= 0:
                     book.note(ControlAddress(NodeId(node_id), decode_control(control)), last_success_ns)
                 case _:
                     raise DecodeError("malformed entry in the address book")

@@ -22,7 +22,7 @@ from srwan.errors import DecodeError, LocalProtocolError, RemoteProtocolError
 from srwan.identity import Identity
 from srwan.overlay.group import GroupId, rendezvous_keys
 from srwan.overlay.transport import ControlAddress
-from srwan.overlay.view import decode_control, decode_lifetime, decode_udp, require_not_ahead, require_not_expired
+from srwan.overlay.view import as_list, bytes_list, decode_control, decode_lifetime, decode_udp, require_not_ahead, require_not_expired
 from srwan.types import NodeId, UdpAddress
 from srwan.wire import Envelope, pack, unpack
 
@@ -97,8 +97,8 @@ class IntroducerRecord:
 
 
 def _decode_body(node_id: NodeId, body: bytes) -> IntroducerRecord:
-    match unpack(body, bytes_max=RECORD_BYTES_MAX):
-        case [bytes(group), list(udp), list(control), issued, expires] if len(group) == 32 and control:
+    match as_list(unpack(body, bytes_max=RECORD_BYTES_MAX)):
+        case [bytes(group), udp, control, issued, expires] if len(group) == 32 and control:
             issued_ns, expires_ns = decode_lifetime(issued, expires, RECORD_TTL_S)
             return IntroducerRecord(node_id, GroupId(group), decode_udp(udp), decode_control(control), issued_ns, expires_ns)
         case _:
@@ -118,17 +118,18 @@ def open_value(value: bytes, wall_ns: int) -> list[IntroducerRecord]:
     return [record for record, _ in _ranked(_open_all(value, wall_ns))]
 
 
-def merge_values(values: Iterable[bytes], wall_ns: int) -> bytes:
-    """Return one value with the valid records of all; when they are too many, distinct hosts go first, then the freshest.
+def merge_values(values: Iterable[bytes], group: GroupId, wall_ns: int) -> bytes:
+    """Return one value with the valid records of all for one group; when they are too many, distinct hosts go first, then the freshest.
 
     Args:
         values: directory values; malformed ones count as empty.
+        group: records of other groups are left out: a directory would not take them.
         wall_ns: wall time now.
     """
     records: dict[IntroducerRecord, bytes] = {}
     for value in values:
         try:
-            records.update(_open_all(value, wall_ns))
+            records.update((record, sealed) for record, sealed in _open_all(value, wall_ns).items() if record.group == group)
         except RemoteProtocolError:
             continue
     chosen: list[bytes] = []
@@ -175,10 +176,7 @@ def _quality(value: bytes, wall_ns: int) -> tuple[int, int, int]:
 
 
 def _split(value: bytes) -> list[bytes]:
-    items = unpack(value, bytes_max=VALUE_BYTES_MAX)
-    if not isinstance(items, list) or len(items) > RECORDS_MAX or not all(isinstance(item, bytes) for item in items):
-        raise DecodeError("not a rendezvous value")
-    return items
+    return bytes_list(unpack(value, bytes_max=VALUE_BYTES_MAX), RECORDS_MAX)
 
 
 def _open_all(value: bytes, wall_ns: int) -> dict[IntroducerRecord, bytes]:

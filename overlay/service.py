@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import random
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -50,6 +51,8 @@ JOIN_PROTOCOL = "/srwan/join/1"
 REQUEST_TIMEOUT_S = 5.0
 """An introducer that needs longer is overloaded; the next one is asked."""
 GOODBYE_S = 0.5
+USUAL_REASONS = frozenset({"unknown-sender", "stale", "expired", "replay", "ack-late"})
+"""Drops that restarts, loss and reordering bring about: no warning."""
 BOOK_SAVE_S = 60.0
 INTERNAL_PAUSE_S = 1.0
 """After a bug in a timer, so that one that stays due does not fill the log."""
@@ -126,7 +129,7 @@ class OverlayService:
         """Who is in it; changed by this service only."""
         self.frames = FrameCodec(identity, group_tag(self.group), clock.boot_id)
         """Seals frames to members."""
-        self.sessions = Sessions(identity, rng, is_allowed=self.view.__contains__)
+        self.sessions = Sessions(identity, rng, entropy=secrets.token_bytes, is_allowed=self.view.__contains__)
         """Encrypted sessions with members."""
         self._clock = clock
         self._config = config
@@ -150,7 +153,7 @@ class OverlayService:
         self._batch_wall_ns = 0
         self._armed_at = math.inf
         self._rearm = trio.Event()
-        self._view_changed = trio.Event()
+        self._is_alone = trio.Event()
         try:
             self._certify(0, clock.wall_ns(), False)
         except LocalProtocolError as error:
@@ -214,8 +217,9 @@ class OverlayService:
             self._emit(event)
 
     def flush(self) -> None:
-        """Send what membership and sessions want to send, and pass on their events. From within an event callback: does nothing, the
-        flush under way goes on until nothing is left.
+        """Send what membership and sessions want to send, and pass on their events.
+
+        Within an event callback it does nothing: the flush under way goes on until nothing is left.
         """
         if self._is_flushing:
             return
@@ -372,8 +376,8 @@ class OverlayService:
             case MemberLeft(node_id=node_id, reason=reason):
                 logger.info("%s left (%s)", node_id, reason)
                 self.sessions.drop_peer(node_id)
-            case ViewChanged():
-                self._view_changed.set()
+            case ViewChanged(size=1):
+                self._is_alone.set()
             case IdentityConflict(boot=boot):
                 logger.warning("another run (boot %d) uses this node's identity, or our clock was set back", boot)
             case _:
@@ -382,7 +386,8 @@ class OverlayService:
 
     def _emit(self, event: object) -> None:
         if isinstance(event, PeerMisbehaved):
-            logger.warning("dropped from %s at %s: %s", event.peer or "an unknown sender", event.source, event.reason)
+            level = logging.DEBUG if event.reason in USUAL_REASONS else logging.WARNING
+            logger.log(level, "dropped from %s at %s: %s", event.peer or "an unknown sender", event.source, event.reason)
         for callback in self._event_callbacks:
             self._guarded(lambda c=callback: c(event))  # type: ignore[misc]
 
@@ -401,61 +406,51 @@ class OverlayService:
             lone_after_s=self._config.lone_after_s,
         )
         while True:
-            self._view_changed = trio.Event()
+            self._is_alone = trio.Event()
             step = plan.next_step(self._clock.now(), self._clock.wall_ns())
             while (event := plan.next_event()) is not None:
                 self._log_join(event)
                 self._emit(event)
             match step:
-                case Lookup(key=key):
-                    await self._take_lookup(plan, key)
-                case Ask(address=address):
-                    await self._take_ask(plan, address)
-                case Publish(key=key, value=value):
-                    await self._take_publish(plan, key, value)
                 case Wait(until=until):
                     with trio.move_on_after(max(0.0, until - self._clock.now())):
-                        await self._view_changed.wait()
+                        await self._is_alone.wait()
                 case Done():
-                    await self._view_changed.wait()
+                    await self._is_alone.wait()
+                case _:
+                    await self._take_or_report(plan, step)
 
-    async def _take_lookup(self, plan: JoinPlan, key: bytes) -> None:
+    async def _take_or_report(self, plan: JoinPlan, step: Lookup | Ask | Publish) -> None:
         try:
-            value = await self._directory.lookup(key)
+            await self._take(plan, step)
         except OverlayError as error:
-            logger.debug("lookup failed: %s", error)
-            plan.lookup_failed(key, self._clock.now())
-        else:
-            plan.looked_up(key, value, self._clock.now(), self._clock.wall_ns())
-
-    async def _take_publish(self, plan: JoinPlan, key: bytes, value: bytes) -> None:
-        try:
-            copies = await self._directory.publish(key, value)
-        except OverlayError as error:
-            logger.debug("publish failed: %s", error)
-            plan.publish_failed(key, self._clock.now())
-        else:
-            plan.published(key, copies, self._clock.now())
-
-    async def _take_ask(self, plan: JoinPlan, address: ControlAddress) -> None:
-        certificate = self.view.certificate(self.identity.node_id)
-        try:
-            response = await self._control.request(address, JOIN_PROTOCOL, certificate, timeout_s=REQUEST_TIMEOUT_S)
-            roster = decode_roster(response)
-        except OverlayError as error:
-            logger.debug("introducer %s did not answer: %s", address.node_id, error)
-            plan.ask_failed(address.node_id, self._clock.now())
-            return
+            logger.debug("%s failed: %s", type(step).__name__, error)
         except RemoteProtocolError as error:
-            self.count_drop(error.reason, peer=address.node_id)
-            plan.ask_failed(address.node_id, self._clock.now())
+            self.count_drop(error.reason, peer=step.address.node_id if isinstance(step, Ask) else None)
+        except Exception as bug:  # noqa: BLE001 - ours; joining must go on
+            self._report_internal(bug)
+            await trio.sleep(INTERNAL_PAUSE_S)
+        else:
             return
-        now, wall_ns = self._clock.now(), self._clock.wall_ns()
-        met = self.membership.join(roster, now, wall_ns)
-        if met:
-            self._note_address(address)
-        plan.asked(address.node_id, met, now, wall_ns)
-        self.flush()
+        plan.step_failed(self._clock.now())
+
+    async def _take(self, plan: JoinPlan, step: Lookup | Ask | Publish) -> None:
+        match step:
+            case Lookup(key=key):
+                value = await self._directory.lookup(key)
+                plan.looked_up(key, value, self._clock.now(), self._clock.wall_ns())
+            case Publish(key=key, value=value):
+                copies = await self._directory.publish(key, value)
+                plan.published(key, copies, self._clock.now())
+            case Ask(address=address):
+                certificate = self.view.certificate(self.identity.node_id)
+                response = await self._control.request(address, JOIN_PROTOCOL, certificate, timeout_s=REQUEST_TIMEOUT_S)
+                now, wall_ns = self._clock.now(), self._clock.wall_ns()
+                met = self.membership.join(decode_roster(response), now, wall_ns)
+                if met:
+                    self._note_address(address)
+                plan.asked(address.node_id, met, now, wall_ns)
+                self.flush()
 
     async def _serve_join(self, caller: NodeId, body: bytes) -> bytes:
         """A newcomer asks to be taken in."""

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import math
 import random
-import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -154,7 +153,7 @@ class Sessions:
         identity: Identity,
         rng: random.Random,
         *,
-        entropy: Callable[[int], bytes] = secrets.token_bytes,
+        entropy: Callable[[int], bytes],
         is_allowed: Callable[[NodeId], bool] = lambda _: True,
     ) -> None:
         self._node_id = identity.node_id
@@ -336,15 +335,16 @@ class Sessions:
         if entry is None or entry.attempt is None or entry.attempt.started is None:
             self._drops["late-response"] += 1  # a duplicate, or we gave way: nobody's fault
             return
-        index = entry.attempt.index
+        index, called_at = entry.attempt.index, entry.attempt.address
         remote_index, secret = entry.attempt.started.read_response(data)
         self._table.end_attempt(entry)
         session = Session(entry.node, source, (index, remote_index), secret, is_initiator=True, now=now)
+        session.called_at = called_at
         session.rekey_at += self._rng.uniform(0.0, REKEY_JITTER_S)
         session.confirm_at = now + CONFIRM_AGAIN_S
         self._table.install(entry, session)
         self._adopt(entry, session)
-        self._send_confirm(session, SessionDatagram.CONFIRM)
+        self._confirm_everywhere(session)
         self._table.schedule(entry)
 
     def _receive_confirm(self, kind: SessionDatagram, data: bytes, source: UdpAddress) -> None:
@@ -365,7 +365,7 @@ class Sessions:
         session.moved_to(source)
         if kind is SessionDatagram.CONFIRM:
             self.confirm(session)
-            self._send_confirm(session, SessionDatagram.CONFIRMED)
+            self._send_confirm(session, SessionDatagram.CONFIRMED, source)
         else:
             session.confirm_at = math.inf
 
@@ -411,7 +411,7 @@ class Sessions:
         if session.is_heard:
             session.confirm_at = math.inf
             return
-        self._send_confirm(session, SessionDatagram.CONFIRM)
+        self._confirm_everywhere(session)
         session.confirm_wait_s = min(2 * session.confirm_wait_s, CONFIRM_AGAIN_S_MAX)
         session.confirm_at = now + session.confirm_wait_s * self._jitter()
 
@@ -497,11 +497,16 @@ class Sessions:
     def _jitter(self) -> float:
         return self._rng.uniform(0.9, 1.1)
 
-    def _send_confirm(self, session: Session, kind: SessionDatagram) -> None:
+    def _confirm_everywhere(self, session: Session) -> None:
+        """To where RESPONSE came from and to where INIT went: somebody may have copied RESPONSE to us from elsewhere, and been quicker."""
+        for address in {session.address: None, session.called_at: None}:
+            self._send_confirm(session, SessionDatagram.CONFIRM, address)
+
+    def _send_confirm(self, session: Session, kind: SessionDatagram, destination: UdpAddress) -> None:
         counter = session.link_seal.take_counter()
         session.upkeep_sent += 1
         header = CONFIRM_HEADER.pack(SESSION_MAGIC, kind, 0, session.remote_index, counter)
-        self._send(header + session.link_seal.cipher.encrypt(NONCE.pack(counter), b"", header), session.address)
+        self._send(header + session.link_seal.cipher.encrypt(NONCE.pack(counter), b"", header), destination)
 
     def _send(self, data: bytes, destination: UdpAddress) -> None:
         if len(self._outbox) >= DATAGRAMS_MAX:

@@ -71,6 +71,7 @@ class Session:
     __slots__ = (
         "address",
         "born_s",
+        "called_at",
         "check_at",
         "confirm_at",
         "confirm_wait_s",
@@ -96,6 +97,7 @@ class Session:
         self.peer = peer
         self.address = address
         """Where the last authenticated packet came from; the data plane keeps it so with `moved_to`."""
+        self.called_at = address
         self.local_index, self.remote_index = indices
         self.is_initiator = is_initiator
         self.is_confirmed = is_initiator

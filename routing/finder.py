@@ -18,6 +18,7 @@ Source: whitepaper 2.2.3, 3.3; docs/decisions.md for the risk term and the margi
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -40,6 +41,8 @@ Relays: TypeAlias = tuple[NodeId, ...]
 RelaysAllowed: TypeAlias = Callable[[NodeId], bool] | Collection[NodeId] | None
 """Who may be a relay: a predicate or a set; None means every member."""
 _Floats: TypeAlias = npt.NDArray[np.float64]
+_Found: TypeAlias = tuple[tuple[int, ...], float]
+_Rows: TypeAlias = dict[NodeId, int]
 
 
 class Latencies(Protocol):
@@ -138,15 +141,16 @@ class PathFinder:
         Raises:
             ValueError: ingress equals egress.
 
-        Cost: O(n) for one relay, O(n^2) for two, O(n^3) for three. n=100: 0.2, 0.6 and 7 ms.
+        Cost: O(n) for one relay, O(n^2) for two, O(n^3) for three. n=100: 0.3, 0.6 and 7 ms.
         """
         if ingress == egress:
             raise ValueError("ingress and egress are the same node")
-        direct = self.predict(snapshot, ingress, egress, (), policy)
+        rows = _rows(snapshot)
+        direct = self._predict(snapshot, rows, (ingress, egress), (), policy)
         if policy.via:
-            return [self.predict(snapshot, ingress, egress, policy.via, policy), direct]
-        found = _search(snapshot, ingress, egress, policy, relays_allowed)
-        relayed = [self.predict(snapshot, ingress, egress, relays, policy) for relays in found]
+            return [self._predict(snapshot, rows, (ingress, egress), policy.via, policy), direct]
+        found = _search(snapshot, rows, (ingress, egress), policy, relays_allowed)
+        relayed = [self._predict(snapshot, rows, (ingress, egress), relays, policy) for relays in found]
         relayed.sort(key=lambda candidate: candidate.cost_ms)
         if relayed:
             close = [candidate for candidate in relayed if candidate.cost_ms <= relayed[0].cost_ms + policy.spread_ms]
@@ -156,11 +160,14 @@ class PathFinder:
 
     def predict(self, snapshot: Latencies, ingress: NodeId, egress: NodeId, relays: Relays, policy: PathPolicy) -> PathCandidate:
         """Return what the matrix says of one path, whether or not it is worth taking. Nodes that are no members have unknown legs."""
-        direct_ms, direct_risk_ms = _sum_legs(snapshot, (ingress, egress), policy)
+        return self._predict(snapshot, _rows(snapshot), (ingress, egress), relays, policy)
+
+    def _predict(self, snapshot: Latencies, rows: _Rows, ends: tuple[NodeId, NodeId], relays: Relays, policy: PathPolicy) -> PathCandidate:
+        direct_ms, direct_risk_ms = _sum_legs(snapshot, rows, ends, policy)
         if not relays:
             text = f"direct, {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}"
             return PathCandidate((), direct_ms, direct_risk_ms, direct_ms, 0.0, text)
-        predicted_ms, risk_ms = _sum_legs(snapshot, (ingress, *relays, egress), policy)
+        predicted_ms, risk_ms = _sum_legs(snapshot, rows, (ends[0], *relays, ends[1]), policy)
         cost_ms, direct_cost_ms = predicted_ms + risk_ms, direct_ms + direct_risk_ms
         gain_ms = math.inf if math.isnan(direct_cost_ms) and not math.isnan(cost_ms) else direct_cost_ms - cost_ms
         text = (
@@ -190,14 +197,16 @@ def _ms(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.1f} ms"
 
 
-def _sum_legs(snapshot: Latencies, nodes: Sequence[NodeId], policy: PathPolicy) -> tuple[float, float]:
+def _rows(snapshot: Latencies) -> _Rows:
+    return {node: row for row, node in enumerate(snapshot.members)}
+
+
+def _sum_legs(snapshot: Latencies, rows: _Rows, nodes: Sequence[NodeId], policy: PathPolicy) -> tuple[float, float]:
     """Return (latency with the relays' cost, risk), ms, of the path through `nodes`; NaN if a leg is unknown."""
-    index = {node: row for row, node in enumerate(snapshot.members)}
-    if not all(node in index for node in nodes):
+    if not all(node in rows for node in nodes):
         return math.nan, math.nan
-    rows = [index[node] for node in nodes]
     latency_ms, risk_ms = policy.relay_ms * (len(nodes) - 2), 0.0
-    for leg in zip(rows, rows[1:], strict=False):
+    for leg in itertools.pairwise(rows[node] for node in nodes):
         latency_ms += float(snapshot.mean_ms[leg])
         risk_ms += policy.risk_weight * _known(float(snapshot.dev_ms[leg])) + policy.loss_cost_ms * _known(float(snapshot.loss[leg]))
     return latency_ms, risk_ms
@@ -208,31 +217,27 @@ def _known(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _search(snapshot: Latencies, ingress: NodeId, egress: NodeId, policy: PathPolicy, allowed: RelaysAllowed) -> list[Relays]:
+def _search(snapshot: Latencies, rows: _Rows, ends: tuple[NodeId, NodeId], policy: PathPolicy, allowed: RelaysAllowed) -> list[Relays]:
     """Return up to CANDIDATES_MAX of the cheapest relayed paths, unordered."""
-    members = snapshot.members
-    if policy.relays_max == 0 or ingress not in members or egress not in members:
+    if policy.relays_max == 0 or not all(node in rows for node in ends):
         return []
-    may_relay: Callable[[NodeId], bool]
-    if allowed is None:
-        may_relay = _everybody
-    else:
+    may_relay: Callable[[NodeId], bool] = _everybody
+    if allowed is not None:
         may_relay = allowed if callable(allowed) else allowed.__contains__
-    shunned = policy.avoid | {ingress, egress}
-    rows = np.array([row for row, node in enumerate(members) if node not in shunned and may_relay(node)], dtype=np.intp)
-    if not rows.size:
+    shunned = policy.avoid.union(ends)
+    relays = np.array([row for node, row in rows.items() if node not in shunned and may_relay(node)], dtype=np.intp)
+    if not relays.size:
         return []
-    i, j = members.index(ingress), members.index(egress)
-    first, last = _cost(snapshot, policy, (i, rows)), _cost(snapshot, policy, (rows, j))
-    found = [((row,), cost) for row, cost in _cheapest(first + last + policy.relay_ms)]
+    first, last = _cost(snapshot, policy, (rows[ends[0]], relays)), _cost(snapshot, policy, (relays, rows[ends[1]]))
+    found: list[_Found] = [((place,), cost) for place, cost in _cheapest(first + last + policy.relay_ms)]
     if policy.relays_max > 1:
-        between = _cost(snapshot, policy, np.ix_(rows, rows)) + policy.relay_ms
+        between = _cost(snapshot, policy, np.ix_(relays, relays)) + policy.relay_ms
         np.fill_diagonal(between, np.inf)
         found += _pairs(first, between, last, policy.relay_ms)
         if policy.relays_max > 2:
             found += _triples(first, between, last, policy.relay_ms)
     found.sort(key=lambda path: path[1])
-    return [tuple(members[rows[place]] for place in places) for places, _ in found[:CANDIDATES_MAX]]
+    return [tuple(snapshot.members[relays[place]] for place in places) for places, _ in found[:CANDIDATES_MAX]]
 
 
 def _everybody(_node: NodeId) -> bool:
@@ -254,23 +259,23 @@ def _cheapest(cost: _Floats) -> list[tuple[int, float]]:
     return [(int(place), float(flat[place])) for place in best if np.isfinite(flat[place])]
 
 
-def _pairs(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[tuple[tuple[int, ...], float]]:
+def _pairs(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[_Found]:
     total = first[:, None] + between + last[None, :] + relay_ms
     return [(divmod(place, len(last)), cost) for place, cost in _cheapest(total)]
 
 
-def _triples(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[tuple[tuple[int, ...], float]]:
+def _triples(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[_Found]:
     """For each (a, c) the best b between them; a min-plus product. The diagonal of `between` is inf, so b is neither a nor c."""
     best = np.full(between.shape, np.inf)
     middle = np.zeros(between.shape, dtype=np.intp)
     for b in range(len(last)):
-        cost = between[:, b, None] + between[None, b, :]
-        is_less = cost < best
-        best[is_less] = cost[is_less]
+        through_b = between[:, b, None] + between[None, b, :]
+        is_less = through_b < best
+        best[is_less] = through_b[is_less]
         middle[is_less] = b
     np.fill_diagonal(best, np.inf)
     total = first[:, None] + best + last[None, :] + relay_ms
-    found: list[tuple[tuple[int, ...], float]] = []
+    found: list[_Found] = []
     for place, cost in _cheapest(total):
         a, c = divmod(place, len(last))
         found.append(((a, int(middle[a, c]), c), cost))

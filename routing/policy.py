@@ -10,7 +10,7 @@ deaths by missed keep-alives from SCION's gateway, at a shorter interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import attrs
@@ -42,6 +42,14 @@ def _within(low: float, high: float, unit: str) -> Callable[[PathPolicy, attrs.A
     return check
 
 
+def _as_set(nodes: Iterable[NodeId]) -> frozenset[NodeId]:
+    return frozenset(nodes)
+
+
+def _as_tuple(nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
+    return tuple(nodes)
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class PathPolicy:
     """How one path object chooses.
@@ -69,9 +77,9 @@ class PathPolicy:
     """Relays on a path, 0..3; 0 means direct only. A second relay adds 11-14 % to the gain of the first."""
     standbys: int = attrs.field(default=2, validator=_within(0, STANDBYS_MAX, ""))
     """Relayed paths kept warm besides the one in use, 0..8; node-disjoint."""
-    avoid: frozenset[NodeId] = attrs.field(default=frozenset(), converter=frozenset)
+    avoid: frozenset[NodeId] = attrs.field(default=frozenset(), converter=_as_set)
     """Nodes that are never relays here."""
-    via: tuple[NodeId, ...] = attrs.field(default=(), converter=tuple)
+    via: tuple[NodeId, ...] = attrs.field(default=(), converter=_as_tuple)
     """Relays to force, in visiting order; empty means choose. Then nothing is ranked: only this path is used."""
     fallback: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
     """With `via`: use the direct path while the forced one is dead."""

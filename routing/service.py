@@ -29,8 +29,8 @@ from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, FlowPacket
 from srwan.routing.finder import PathFinder, Relays
 from srwan.routing.forwarder import Forwarder
 from srwan.routing.packet import DATA_PLANE
-from srwan.routing.payload import DATA_BYTES_MAX, Payload, PayloadKind
 from srwan.routing.path import PathDied, PathSwitched
+from srwan.routing.payload import DATA_BYTES_MAX, Payload, PayloadKind
 from srwan.routing.policy import PathPolicy
 from srwan.routing.portable import PortableForwarder
 from srwan.routing.relay import NeedSession
@@ -232,7 +232,7 @@ class RoutingService:
         rank_at = count_at = self._clock.now()
         while True:
             self._timer_changed = trio.Event()
-            timers = [flow.control.get_timer() for flow in self._flows.values() if flow.control is not None]
+            timers: list[float | None] = [flow.control.get_timer() for flow in self._flows.values() if flow.control is not None]
             deadline = min([count_at, *([rank_at] if timers else []), *(timer for timer in timers if timer is not None)])
             with trio.move_on_at(trio.current_time() + max(0.0, deadline - self._clock.now())):
                 await self._timer_changed.wait()

@@ -60,6 +60,7 @@ class Sid(bytes):
     __slots__ = ()
 
     def __new__(cls, value: bytes) -> Self:
+        """Check the length."""
         if len(value) != SID_BYTES:
             raise ValueError(f"a Sid has {SID_BYTES} bytes, not {len(value)}")
         return super().__new__(cls, value)

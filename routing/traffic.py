@@ -103,7 +103,8 @@ class TagTable(Generic[Entry]):
 
     def peek(self, owner: NodeId, path_tag: int) -> Entry | None:
         """Return the entry of a tag, or None. Changes nothing."""
-        return self._owners.get(owner, {}).get(path_tag)
+        entries = self._owners.get(owner)
+        return None if entries is None else entries.get(path_tag)
 
     def drop_owner(self, owner: NodeId) -> None:
         """Forget an owner's entries. Unknown owners are fine."""

@@ -321,6 +321,12 @@ class PathWatch:
                 proved = max(proved, max(0.0, math.sqrt(lost) - LOSS_DOUBT) ** 2 / sent)
         return min(LOSS_MS_MAX, self._policy.loss_cost_ms * proved)
 
+    @property
+    def seen_loss_ms(self) -> float:
+        """What all loss of the long window is worth at face value, ms, 0..LOSS_MS_MAX."""
+        lost, sent = self._losses(LOSS_WINDOWS[-1])
+        return min(LOSS_MS_MAX, self._policy.loss_cost_ms * lost / sent) if lost else 0.0
+
     def _losses(self, window: int) -> tuple[int, int]:
         """Return (lost, sent) over the last `window` keep-alives and the DATA between their answers."""
         outcomes = list(islice(self._outcomes, max(0, len(self._outcomes) - window), None))

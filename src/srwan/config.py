@@ -134,7 +134,7 @@ def _bootstrap(key: str, value: Any) -> tuple[str, ...]:
     is_usable = isinstance(items, (list, tuple)) and len(items) <= 32
     if not is_usable or not all(isinstance(item, str) and item.startswith("/") and "/p2p/" in item for item in items):
         raise ConfigError(
-            key, f"{value!r} is not usable", 'give multiaddrs like "/ip4/192.0.2.1/tcp/4710/p2p/12D3..." (`srwan status` prints one)'
+            key, f"{value!r} is not usable", 'give multiaddrs like "/ip4/192.0.2.1/tcp/4710/p2p/12D3..." (`srwan up` prints one)'
         )
     return tuple(items)
 

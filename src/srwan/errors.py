@@ -110,7 +110,7 @@ class UnknownNode(OverlayError):
     """A name or id matches no member of the view, or more than one. Nothing was sent."""
 
     def __init__(self, destination: str, problem: str) -> None:
-        super().__init__(f"{destination}: {problem}; `srwan status` lists the members")
+        super().__init__(f"{destination}: {problem}; `node.view()` lists the members")
         self.destination = destination
 
 

@@ -26,6 +26,7 @@ from srwan.gossip.service import GossipConfig, GossipService
 from srwan.identity import Identity
 from srwan.narrate import describe
 from srwan.overlay.join import GroupFounded, GroupJoined
+from srwan.overlay.membership import MemberJoined
 from srwan.overlay.rendezvous import best_value, is_valid_value
 from srwan.overlay.service import OverlayConfig, OverlayService
 from srwan.overlay.transport import ControlChannel, DatagramTransport, Directory
@@ -45,6 +46,8 @@ __all__ = ["EventStream", "Node", "Sockets", "open_node", "open_sockets"]
 
 EVENTS_KEPT_MAX = 1024
 """Events that wait for one slow reader of `Node.events`; the oldest are dropped then."""
+NAMES_KEPT_MAX = 1024
+"""Names remembered of those who left: ten times a group."""
 JOIN_TIMEOUT_S = 30.0
 """How long `open_node` looks for an introducer when bootstrap addresses are given."""
 PATH_TIMEOUT_S = 10.0
@@ -128,6 +131,7 @@ class Node:
         self.routing = RoutingService(
             self.id, clock, self.overlay, self.gossip, roles=roles, rng=random.Random(seed + 2), name_of=self.name_of
         )
+        self._names: dict[NodeId, str] = {}
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._placed = trio.Event()
         self._is_founder = False
@@ -147,9 +151,10 @@ class Node:
         return self.overlay.view.members
 
     def name_of(self, node: NodeId) -> str:
-        """Return a member's name, or the start of its id if it has none."""
+        """Return the name of a member or of one that left, or the start of its id if it has none."""
         member = self.overlay.view.get(node)
-        return member.name if member is not None and member.name else str(node)[:12]
+        name = self._names.get(node, "") if member is None else member.name
+        return name or str(node)[:12]
 
     def find(self, destination: NodeId | str) -> Member:
         """Return the member that a NodeId, its hex form, or a name stands for.
@@ -250,6 +255,11 @@ class Node:
         return self._is_founder
 
     def _tell(self, event: object) -> None:
+        if isinstance(event, MemberJoined):
+            self._names.pop(event.member.node_id, None)
+            self._names[event.member.node_id] = event.member.name
+            if len(self._names) > NAMES_KEPT_MAX:
+                del self._names[next(iter(self._names))]
         if isinstance(event, (GroupJoined, GroupFounded)):
             self._is_founder = isinstance(event, GroupFounded)
             self._placed.set()

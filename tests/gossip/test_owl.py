@@ -164,6 +164,16 @@ def test_the_own_clocks_move_shifts_what_is_known() -> None:
     assert -993.0 == pytest.approx(matrix.snapshot(2.0).last_ms[0, 1], abs=1e-3)
 
 
+def test_the_own_clocks_move_takes_the_limits_of_others_along() -> None:
+    matrix = matrix_of(3)
+    matrix.forget(NODES[1], valid_after_ns=30 * 10**9)
+    matrix.move_own_clock(-20_000.0, valid_after_ns=0)
+    tell(matrix, 2, [8.0, 9.0, np.nan], 2.0, stamp_ns=10 * 10**9 - 1)
+    assert np.isnan(matrix.snapshot(2.0).last_ms[1, 2])
+    tell(matrix, 2, [8.0, 9.5, np.nan], 3.0, stamp_ns=10 * 10**9)
+    assert 9.5 == pytest.approx(matrix.snapshot(3.0).last_ms[1, 2])
+
+
 def test_lacking_names_whom_to_ask() -> None:
     matrix = matrix_of(3)
     assert [NODES[1], NODES[2]] == matrix.lacking(1.0, patience_s=0.5)

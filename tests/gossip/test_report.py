@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import numpy as np
 
@@ -19,7 +21,9 @@ def signed_row(index: int) -> SignedRow:
     small = np.zeros(n, np.uint8)
     entries = Row.pack_entries(None, np.arange(n, dtype=np.uint16), small, small)
     return seal_row(
-        Row(ROSTER[index], 1, 2, 3, b"roster-8", b"matrix-8", 0, 0, 0, 0, 0, 0, n, is_described=False, entries=entries), IDENTITIES[index], GROUP
+        Row(ROSTER[index], 1, 2, 3, b"roster-8", b"matrix-8", 0, 0, 0, 0, 0, 0, n, is_described=False, entries=entries),
+        IDENTITIES[index],
+        GROUP,
     )
 
 
@@ -35,7 +39,7 @@ def test_the_bitmap_says_who_has_a_row() -> None:
 
 def test_the_digest_covers_every_field() -> None:
     report = report_of(0, 1)
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"group": bytes(32)},
         {"epoch": 6},
         {"sequence": 11},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -42,7 +43,7 @@ def test_regular_rounds_come_every_period_at_a_random_phase() -> None:
         rounds.start(0.0)
         times = run(rounds, 1000.0)
         first.add(round(times[0]))
-        assert all(9.5 <= b - a <= 10.5 for a, b in zip(times, times[1:], strict=False))
+        assert all(9.5 <= b - a <= 10.5 for a, b in itertools.pairwise(times))
     assert len(first) > 5
 
 
@@ -71,12 +72,22 @@ def test_news_are_told_within_half_a_second_and_once() -> None:
     assert [100.5] == pytest.approx(run(rounds, 200.0), abs=0.03)
 
 
+def test_a_round_at_a_given_time_joins_one_that_is_due_soon_after() -> None:
+    rounds = Rounds(1e6, random.Random(1))
+    rounds.once(100.0)
+    assert float("inf") == rounds.due_at
+    rounds.start(0.0)
+    for at in (101.0, 101.0, 100.8, 105.0):
+        rounds.once(at)
+    assert [101.0, 105.0] == run(rounds, 200.0)
+
+
 @pytest.mark.parametrize("options", [{"change_every": 0.05}, {"news_every": 0.05}, {"change_every": 3.0}])
 def test_whatever_happens_rounds_keep_gap_and_budget(options: dict[str, float]) -> None:
     rounds = Rounds(1e6, random.Random(1))
     rounds.start(0.0)
     times = run(rounds, 60.0, **options)
     assert len(times) > 12
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) >= GAP_S_MIN - 1e-9
+    assert min(b - a for a, b in itertools.pairwise(times)) >= GAP_S_MIN - 1e-9
     for at in times:
         assert len([other for other in times if at <= other < at + EXTRA_WINDOW_S - 1e-9]) <= EXTRA_MAX

@@ -148,6 +148,19 @@ async def test_equivocations_are_counted_if_they_are_proven(make_row: Make, wall
     assert 1 == (await read_matrix(store, wall_ns=wall_ns)).equivocations
 
 
+async def test_a_proof_that_the_store_made_up_is_not_counted(make_row: Make, tmp_path: Path, wall_ns: int) -> None:
+    """It shows two contents of a signer as of one version, but they were signed as two."""
+    path = tmp_path / "ditex.db"
+    async with await SqliteStore.open(path) as store:
+        await store.put_many([make_row(0), make_row(0, octets=1), make_row(0, seq=2)], wall_ns)
+    assert 1 == (await read_file(path, wall_ns=wall_ns)).equivocations
+    connection = apsw.Connection(str(path))
+    list(connection.execute("UPDATE equivocations SET other = (SELECT envelope FROM records WHERE sequence = 2)"))
+    connection.close()
+
+    assert 0 == (await read_file(path, wall_ns=wall_ns)).equivocations
+
+
 CHANGES = {
     "UPDATE records SET envelope = CAST(substr(envelope, 1, length(envelope) - 1) || x'00' AS BLOB) WHERE kind = 'row'": {"signature": 2},
     "UPDATE records SET envelope = zeroblob(2000) WHERE kind = 'row'": {"limit": 2},
@@ -179,7 +192,7 @@ async def test_whatever_a_store_alters_is_refused_and_counted(
 
 
 class LyingStore(MemoryStore):
-    """Answers a question for one version with another one, and puts other contents into proofs."""
+    """Answers a question for one version with another one."""
 
     async def get(self, key: object, version: object = None) -> StoredRecord | None:
         return (await super().range(Query(kind=Kind.ROW)))[0]

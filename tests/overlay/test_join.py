@@ -94,7 +94,7 @@ class World:
                 if self.has_directory:
                     self.plan.looked_up(key, self.values.get(key), self.now, wall_ns(self.now))
                 else:
-                    self.plan.lookup_failed(key, self.now)
+                    self.plan.step_failed(self.now)
             case Publish(key=key, value=value):
                 self.now += 0.2
                 assert is_valid_value(key, value, wall_ns(self.now))
@@ -102,7 +102,7 @@ class World:
                     self.values[key] = value
                     self.plan.published(key, 1, self.now)
                 else:
-                    self.plan.publish_failed(key, self.now)
+                    self.plan.step_failed(self.now)
             case Ask(address=address):
                 self.now += 0.1
                 self.answer(address)
@@ -112,7 +112,7 @@ class World:
     def answer(self, address: ControlAddress) -> None:
         index = int(address.multiaddrs[0].removeprefix("mem:"))
         if index not in self.alive:
-            self.plan.ask_failed(address.node_id, self.now)
+            self.plan.step_failed(self.now)
             return
         for other in {index, *self.members}:
             self.view.merge(certificate(other), WALL_NS)
@@ -236,7 +236,7 @@ def test_seeking_backs_off() -> None:
 def test_two_founders_find_each_other() -> None:
     world = World(has_bootstrap=False)
     world.run(1.0)
-    world.values[KEYS[0]] = merge_values([world.values[KEYS[0]], pack([record(1)])], wall_ns(1.0))
+    world.values[KEYS[0]] = merge_values([world.values[KEYS[0]], pack([record(1)])], GROUP, wall_ns(1.0))
     world.alive, world.members = {1}, (1, 2, 3)
     world.run(4.0)
     assert len(world.view) == 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srwan.errors import DecodeError, RemoteProtocolError
+from srwan.errors import BadSignature, DecodeError, RemoteProtocolError
 from srwan.identity import Identity
 from srwan.overlay.frame import CONTENT_BYTES_MAX, FrameCodec, FrameType, content_digest
 from srwan.overlay.member_frames import (
@@ -204,10 +204,9 @@ def test_a_burst_through_one_introducer_converges_within_three_seconds_at_one_pe
     net.found(0)
     for index in range(1, count):
         net.at(net.rng.uniform(0.0, 0.5), lambda i=index: net.ask(i, 0))  # type: ignore[misc]
-    converged_at = net.run(3.0, net.is_converged)
+    net.run(3.0, net.is_converged)
     assert net.is_converged()
     net.run(4.0)
-    print(f"n={count} seed={seed}: {converged_at:.3f} s, {net.bytes} B, {net.datagrams} datagrams")  # noqa: T201
     assert net.bytes <= bytes_max
     assert all(set(node.frames.peers) == set(net.nodes[0].view.ids) - {node.node_id} for node in net.nodes)
 
@@ -423,6 +422,18 @@ def test_a_join_with_a_bad_certificate_leaves_no_pair_key() -> None:
     one.receive(data, other.address, 0.1)
     assert one.drops == {"decode": 1}
     assert one.frames.peers == frozenset()
+
+
+def test_a_key_that_is_no_point_of_the_curve_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: FrameCodec, node: NodeId) -> None:
+        raise BadSignature(f"{node!r} is not a usable public key", reason="bad-key")
+
+    one, other = Node(0, random.Random(1)), Node(1, random.Random(2))
+    monkeypatch.setattr(FrameCodec, "add_peer", refuse)
+    assert one.join([other.certify(0, WALL_NS, False)], 0.0) == 0
+    one.sent(0.0)
+    assert PeerMisbehaved(None, None, "bad-key") in one.events
+    assert one.view.ids == (one.node_id,)
 
 
 def test_a_node_of_another_group_is_refused_by_placement() -> None:

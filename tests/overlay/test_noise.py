@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -53,7 +54,7 @@ def reference(*, is_initiator: bool) -> NoiseConnection:
 
 
 def reference_keys(connection: NoiseConnection, *, is_initiator: bool) -> TransportKeys:
-    protocol = connection.noise_protocol
+    protocol: Any = connection.noise_protocol
     sending, receiving = protocol.cipher_state_encrypt.k, protocol.cipher_state_decrypt.k
     first, second = (sending, receiving) if is_initiator else (receiving, sending)
     return TransportKeys(first, second, connection.get_handshake_hash())

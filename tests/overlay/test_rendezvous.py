@@ -99,11 +99,16 @@ def test_a_value_stays_valid_while_one_of_its_records_lives() -> None:
 
 def test_merging_keeps_the_newest_of_each_node() -> None:
     older, newer = pack([sealed(1)]), pack([sealed(1, issued_ns=WALL_NS + 9 * S, expires_ns=WALL_NS + 609 * S)])
-    assert merge_values([older, newer], WALL_NS) == merge_values([newer, older], WALL_NS) == newer
+    assert merge_values([older, newer], GROUP, WALL_NS) == merge_values([newer, older], GROUP, WALL_NS) == newer
+
+
+def test_merging_leaves_out_records_of_other_groups() -> None:
+    foreign = pack([sealed(2, group=group_id("other"))])
+    assert merge_values([foreign, value(1)], GROUP, WALL_NS) == value(1)
 
 
 def test_merging_ignores_malformed_values_and_fits_the_bounds() -> None:
-    merged = merge_values([b"rubbish", value(*range(8)), value(*range(8, 16)), b""], WALL_NS)
+    merged = merge_values([b"rubbish", value(*range(8)), value(*range(8, 16)), b""], GROUP, WALL_NS)
     assert len(merged) <= VALUE_BYTES_MAX
     assert [record(index) for index in range(15, 7, -1)] == open_value(merged, WALL_NS)
     assert is_valid_value(KEYS[0], merged, WALL_NS)
@@ -111,7 +116,7 @@ def test_merging_ignores_malformed_values_and_fits_the_bounds() -> None:
 
 def test_many_records_of_one_host_do_not_push_out_the_others() -> None:
     crowd = [sealed(index, udp=(("203.0.113.5", 4000 + index),), issued_ns=WALL_NS + 50 * S) for index in range(20, 28)]
-    merged = merge_values([value(1, 2), pack(crowd)], WALL_NS)
+    merged = merge_values([value(1, 2), pack(crowd)], GROUP, WALL_NS)
     kept = {kept.node_id for kept in open_value(merged, WALL_NS)}
     assert {identity(1).node_id, identity(2).node_id} <= kept
     assert len(kept) == RECORDS_MAX
@@ -134,7 +139,7 @@ def test_the_largest_record_fits_eight_times() -> None:
 @given(st.binary(max_size=600))
 def test_random_bytes_raise_nothing_but_protocol_errors(data: bytes) -> None:
     assert not is_valid_value(KEYS[0], data, WALL_NS)
-    assert merge_values([data], WALL_NS) == pack([])
+    assert merge_values([data], GROUP, WALL_NS) == pack([])
     assert best_value([data], WALL_NS) == 0
     with pytest.raises(RemoteProtocolError):
         IntroducerRecord.open(data, wall_ns=WALL_NS)

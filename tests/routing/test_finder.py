@@ -43,7 +43,12 @@ def random_matrix(count: int, seed: int, *, hole_share: float = 0.0) -> Matrix:
 
 def rank(snapshot: Matrix, policy: PathPolicy | None = None, *, seed: int = 1, allowed: object = None) -> list[PathCandidate]:
     return PathFinder().rank(
-        snapshot, node(0), node(1), policy or PathPolicy(spread_ms=0), rng=random.Random(seed), relays_allowed=allowed  # type: ignore[arg-type]
+        snapshot,
+        node(0),
+        node(1),
+        policy or PathPolicy(spread_ms=0),
+        rng=random.Random(seed),
+        relays_allowed=allowed,  # type: ignore[arg-type]
     )
 
 

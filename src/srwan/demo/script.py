@@ -339,8 +339,8 @@ class Demonstration:
         return found[1]
 
     def _latest_report(self) -> Event:
-        reports = [event for index, event in self._own_reports()]
-        return reports[-1] if reports else {}
+        reports = self._own_reports()
+        return reports[-1][1] if reports else {}
 
     def _own_reports(self, since: float = 0.0) -> list[tuple[int, Event]]:
         """Return the reports told by those who published them, in order."""
