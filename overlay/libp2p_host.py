@@ -10,8 +10,8 @@ caller's NodeId is the authenticated PeerID, never a claim. Connections are kept
 
 Importing this module imports libp2p (0.7 s of CPU, 85 MB, with compiled bytecode; 3 s without): import it late, once.
 
-Known limits: TCP only, no NAT traversal. Half-open connections are bounded per source (`libp2p_guards.guard_accept`), so a flood from
-more than a thousand addresses at once can still delay new connections; existing ones are not affected.
+Known limits: TCP only, no NAT traversal. Half-open connections are bounded per source (`libp2p_guards.guard_accept`), but a flood from
+more than 256 addresses at once can still push out an honest newcomer, who tries again; established connections are not affected.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _peer_info(text: str) -> PeerInfo:
         peer = info_from_p2p_addr(Multiaddr(text))
         node_id_of_peer_id(peer.peer_id.to_bytes())
     except (BaseLibp2pError, MultiaddrError, ValueError, DecodeError) as error:
-        remedy = "write /ip4/ADDRESS/tcp/PORT/p2p/PEERID, as the other node's `srwan status` shows it"
+        remedy = "write /ip4/ADDRESS/tcp/PORT/p2p/PEERID, as the other node prints it when it comes up"
         raise ConfigError("bootstrap", f"{text!r} is no address of a node ({error})", remedy) from None
     return peer
 

@@ -205,8 +205,10 @@ class PathControl:
     # -- in
 
     def update(self, snapshot: Latencies, now: float) -> None:
-        """Take a new matrix or a changed set of allowed relays: rank again, fill the standbys. Moves data only off a relay that is no
-        longer allowed. Cost: as `PathFinder.rank`."""
+        """Take a new matrix or a changed set of allowed relays: rank again, fill the standbys.
+
+        Moves data only off a relay that is no longer allowed. Cost: as `PathFinder.rank`.
+        """
         if self.is_closed or self.policy.via:
             return
         for path in self._pool.rank(snapshot):

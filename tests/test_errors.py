@@ -60,7 +60,7 @@ def test_store_unavailable_names_the_store_the_problem_and_the_remedy() -> None:
 def test_unknown_node_says_where_to_look() -> None:
     error = errors.UnknownNode("tokio", "no member of this name")
 
-    assert "tokio: no member of this name; `srwan status` lists the members" == str(error)
+    assert "tokio: no member of this name; `node.view()` lists the members" == str(error)
     assert "tokio" == error.destination
 
 
