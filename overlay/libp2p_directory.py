@@ -215,7 +215,7 @@ class KadDirectory:
                 if await self._join():
                     backoff_s = JOIN_BACKOFF_S_MIN
                 else:
-                    await trio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads load, guards nothing
+                    await trio.sleep(backoff_s * random.uniform(0.5, 1.0))
                     backoff_s = min(2 * backoff_s, JOIN_BACKOFF_S_MAX)
                     continue
             await trio.sleep(CHECK_S)

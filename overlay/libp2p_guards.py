@@ -167,7 +167,7 @@ def quiet_logs() -> None:
             logging.getLogger(name).setLevel(_LOG_LEVEL)
     own = logging.getLogger("libp2p.network.connection.swarm_connection")
     stand_in = types.SimpleNamespace(debug=own.debug, info=own.info, warning=own.warning, error=own.error)
-    libp2p.network.connection.swarm_connection.logging = stand_in  # type: ignore[assignment]
+    libp2p.network.connection.swarm_connection.logging = stand_in  # type: ignore[assignment, attr-defined]
 
 
 # --- how a host is made ------------------------------------------------------------------------------------------------------------
@@ -203,8 +203,8 @@ def no_dialing_on_its_own(swarm: Swarm) -> None:
     async def stay() -> None:
         await trio.lowlevel.checkpoint()
 
-    swarm.auto_connector._periodic_check_task = stay
-    swarm.auto_connector.maybe_connect = stay
+    swarm.auto_connector._periodic_check_task = stay  # type: ignore[method-assign]
+    swarm.auto_connector.maybe_connect = stay  # type: ignore[method-assign]
 
 
 def retry_config() -> RetryConfig:
@@ -218,7 +218,7 @@ def skip_identify(host: BasicHost) -> None:
     We need none of it: DHT messages carry signed addresses, protocol names are negotiated per stream, and addresses that a peer
     merely claims are not believed. The handlers go too, so nobody can push such claims into the address book.
     """
-    host._schedule_identify = lambda *_args, **_kwargs: None
+    host._schedule_identify = lambda *_args, **_kwargs: None  # type: ignore[method-assign]
     for protocol in list(host.get_mux().get_protocols()):
         if protocol is not None and "/id/" in str(protocol):
             host.remove_stream_handler(protocol)
@@ -227,7 +227,7 @@ def skip_identify(host: BasicHost) -> None:
 def freeze_addresses(host: BasicHost) -> None:
     """Own addresses are put together and parsed again for every DHT message, 6 % of an operation; ours do not change while it is open."""
     addresses = tuple(host.get_addrs())
-    host.get_addrs = lambda: list(addresses)
+    host.get_addrs = lambda: list(addresses)  # type: ignore[method-assign]
 
 
 def _lively(stream: trio.SocketStream) -> None:
@@ -249,6 +249,7 @@ class LivelyTcp(TCP):
         self._dialed: weakref.WeakSet[trio.SocketStream] = weakref.WeakSet()
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """Dial as TCP does, and remember the socket."""
         raw = await super().dial(maddr)
         stream: trio.SocketStream = raw.stream.stream  # type: ignore[attr-defined]
         _lively(stream)
@@ -273,6 +274,7 @@ class BoundedPeerStore(PeerStore):
         self._own = own
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
+        """Add addresses within the bounds."""
         known = self.peer_data_map.get(peer_id)
         if known is not None and len(known.get_addrs()) >= ADDRESSES_PER_PEER_MAX and peer_id != self._own:
             known.clear_addrs()
@@ -366,7 +368,7 @@ def guard_accept(swarm: Swarm) -> HalfOpen:
             finally:
                 closed.set()
 
-        stream.close = close_and_tell
+        stream.close = close_and_tell  # type: ignore[method-assign]
         scope = trio.CancelScope()
         _lively(stream.stream)
         ticket = half_open.admit(_source_of(stream.stream), scope)
@@ -382,7 +384,7 @@ def guard_accept(swarm: Swarm) -> HalfOpen:
         if is_up:
             await closed.wait()  # the listener closes the socket when this task returns
 
-    swarm._handle_inbound_connection = accept
+    swarm._handle_inbound_connection = accept  # type: ignore[method-assign]
     return half_open
 
 
@@ -397,7 +399,7 @@ def guard_connections(swarm: Swarm) -> None:
         write_whole_frames(muxed)
         return muxed
 
-    swarm.upgrader.upgrade_connection = upgrade_guarded
+    swarm.upgrader.upgrade_connection = upgrade_guarded  # type: ignore[method-assign]
 
 
 def bound_unread_bytes(muxed: Yamux) -> None:
@@ -414,7 +416,7 @@ def bound_unread_bytes(muxed: Yamux) -> None:
             data: bytes = await read_exactly(muxed.secured_conn, length)
             return data
 
-    muxed._read_data_body = read_body
+    muxed._read_data_body = read_body  # type: ignore[method-assign]
 
 
 def write_whole_frames(muxed: Yamux) -> None:
@@ -433,7 +435,7 @@ def write_whole_frames(muxed: Yamux) -> None:
             await muxed.secured_conn.close()
             raise RawConnError("the peer does not read")
 
-    muxed._write_frame = write_frame
+    muxed._write_frame = write_frame  # type: ignore[method-assign]
 
 
 def swarm_of(host: BasicHost) -> Swarm:
@@ -519,4 +521,4 @@ def guard_tasks(swarm: Swarm) -> None:
 
         run_task(guarded, daemon=daemon, name=name)
 
-    swarm.manager.run_task = run_guarded
+    swarm.manager.run_task = run_guarded  # type: ignore[method-assign]

@@ -159,6 +159,7 @@ class BoundedValueStore(ValueStore):
         self._validator = validator
 
     def get(self, key: bytes) -> Record | None:
+        """Return a record that is valid now; one that is not any more goes."""
         record = super().get(key)
         if record is None:
             return None
@@ -170,18 +171,22 @@ class BoundedValueStore(ValueStore):
         return record
 
     def put(self, key: bytes, value: bytes, validity: float = 0.0) -> None:
+        """Store a value as the newest."""
         self.store.pop(key, None)
         super().put(key, value, validity)
 
     def put_record(self, key: bytes, record: Record) -> None:
+        """Store a record as the newest."""
         self.store.pop(key, None)  # so that dict order is order of storing
         super().put_record(key, record)
 
     def remove(self, key: bytes) -> bool:
+        """Remove a record, also one of our own."""
         self.local_keys.discard(key)
         return super().remove(key)
 
     def cleanup_expired(self) -> int:
+        """Remove what is not valid any more and return how many."""
         expired = [key for key in list(self.store) if self.get(key) is None]
         return len(expired)
 

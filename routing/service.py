@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -232,8 +233,7 @@ class RoutingService:
         rank_at = count_at = self._clock.now()
         while True:
             self._timer_changed = trio.Event()
-            timers: list[float | None] = [flow.control.get_timer() for flow in self._flows.values() if flow.control is not None]
-            deadline = min([count_at, *([rank_at] if timers else []), *(timer for timer in timers if timer is not None)])
+            deadline = min(count_at, self._next_timer(rank_at))
             with trio.move_on_at(trio.current_time() + max(0.0, deadline - self._clock.now())):
                 await self._timer_changed.wait()
             now = self._clock.now()
@@ -249,6 +249,12 @@ class RoutingService:
                     self._drain(flow, now)
             self._drain_forwarder(now)
             await trio.lowlevel.checkpoint()
+
+    def _next_timer(self, rank_at: float) -> float:
+        """Return when a path in use is due next: for ranking or by its own timer; never if none is."""
+        controls = [flow.control for flow in self._flows.values() if flow.control is not None]
+        timers = [timer for control in controls if (timer := control.get_timer()) is not None]
+        return min(rank_at, *timers) if timers else math.inf
 
     def close(self) -> None:
         """Close all flows, telling their peers."""

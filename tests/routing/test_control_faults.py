@@ -197,14 +197,18 @@ def test_after_a_veto_ten_answers_are_needed() -> None:
 class ControlMachine(RuleBasedStateMachine):
     """Whatever the network does, the invariants of the module's header hold."""
 
+    def _rule(self, relays: Relays, link: PathLink) -> None:
+        """Let the rules below set the link's congestion and state."""
+        link.extra_ms = lambda _now: self.extra[relays]
+        link.is_up = lambda _now: self.is_up[relays]
+
     @initialize(seed=st.integers(0, 2**16), via=st.booleans(), fallback=st.booleans())
     def open(self, seed: int, via: bool, fallback: bool) -> None:
         self.links = links_of(direct=60, east=70, west=80, north=90, south=100)
         self.extra = dict.fromkeys(self.links, 0.0)
         self.is_up = dict.fromkeys(self.links, True)
         for relays, link in self.links.items():
-            link.extra_ms = lambda _now, relays=relays: self.extra[relays]
-            link.is_up = lambda _now, relays=relays: self.is_up[relays]
+            self._rule(relays, link)
         policy = PathPolicy(via=(EAST,) if via else (), fallback=fallback)
         self.net = PathNetwork(self.links, seed=seed, policy=policy, loss=0.01, data_pps=10)
         self.tags: set[int] = set()

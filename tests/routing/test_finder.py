@@ -83,11 +83,11 @@ def test_a_leg_without_deviation_is_known_nevertheless() -> None:
 
 
 def test_a_relay_with_an_unknown_leg_is_no_candidate() -> None:
-    assert [()] == [candidate.relays for candidate in rank(matrix([[0, 100, 30], [100, 0, 30], [30, math.nan, 0]]))]
+    assert [()] == [candidate.relays for candidate in rank(matrix([[0.0, 100.0, 30.0], [100.0, 0.0, 30.0], [30.0, math.nan, 0.0]]))]
 
 
 def test_a_hole_on_direct_puts_a_known_relay_first() -> None:
-    first, second = rank(matrix([[0, math.nan, 30], [100, 0, 30], [30, 40, 0]]))
+    first, second = rank(matrix([[0.0, math.nan, 30.0], [100.0, 0.0, 30.0], [30.0, 40.0, 0.0]]))
     assert ((node(2),), math.inf, True) == (first.relays, first.gain_ms, second.is_direct)
 
 
@@ -146,7 +146,7 @@ def test_choice_within_the_spread_is_random_and_outside_it_never_first() -> None
 def test_cheapest_path_equals_that_of_simple_path_enumeration(relays_max: int) -> None:
     for seed in range(12):
         snapshot = random_matrix(9, seed, hole_share=0.2)
-        graph = nx.DiGraph()
+        graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(9))
         for leg in itertools.permutations(range(9), 2):
             if not math.isnan(snapshot.mean_ms[leg]):

@@ -59,5 +59,5 @@ def test_a_forced_relay_must_not_be_avoided() -> None:
 
 
 def test_lists_are_taken_for_avoid_and_via() -> None:
-    policy = PathPolicy(avoid=[A, B], via=[C])  # type: ignore[arg-type]
+    policy = PathPolicy(avoid=[A, B], via=[C])
     assert (frozenset({A, B}), (C,)) == (policy.avoid, policy.via)

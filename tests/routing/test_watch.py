@@ -115,7 +115,7 @@ def test_silence_makes_suspect_after_two_and_dead_after_three_missed_answers() -
     watch = open_watch()
     _, packet = send(watch)
     watch.receive_ack(ack(packet.seq), 0.1)
-    assert (pytest.approx(0.55), pytest.approx(0.75)) == (watch.suspect_at, watch.dead_at)
+    assert pytest.approx((0.55, 0.75)) == (watch.suspect_at, watch.dead_at)
     assert pytest.approx(0.4) == watch.silence_s(0.5)
 
 
