@@ -10,8 +10,10 @@ one, and a minority of liars cannot choose it. Those whose pulses are under way 
 told anything yet, because moving the latter costs nothing. Moving to the median does not move the median, so it does not matter who moves
 first.
 
-Before its first pulse a member settles: it waits for the echoes of its roster, at most a second, and takes the median. Afterwards it
-moves only if it is more than `REALIGN_NS` off, rarely, and raises its clock epoch, which tells the others to forget what they knew of it.
+Before its first pulse a member settles: it waits for the echoes of its roster, at most a second, and takes the median of those that are
+settled, whatever the number of newcomers; only where nobody is settled, the median of all. Two routers that settled early and ten that
+come at once would otherwise meet in the middle, and the two could only follow seconds later. Afterwards a member moves only if it is
+more than `REALIGN_NS` off, rarely, and raises its clock epoch, which tells the others to forget what they knew of it.
 
 Invariants: the offset is within +-OFFSET_NS_MAX; a theta is never older than its peer's last pulse; a member without peers never
 settles. Source: RFC 5905 section 8 for theta; bounds in docs/decisions.md.
@@ -223,7 +225,8 @@ class GroupTime:
         return now >= self._settle_by or (now >= self._quiet_at and self._has_all())
 
     def _settle(self, now: float) -> int:
-        by_ns = self._median_ns()
+        settled = sorted(peer.theta_ns for peer in self._peers.values() if peer.is_settled and peer.theta_ns is not None)
+        by_ns = settled[(len(settled) - 1) // 2] if settled else self._median_ns()
         self.is_settled = True
         self._early_until = now + EARLY_S
         self._check_at = now + 2 * SETTLE_S_MAX

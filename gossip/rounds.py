@@ -9,7 +9,6 @@ docs/decisions.md.
 from __future__ import annotations
 
 import random
-from collections import deque
 
 __all__ = ["Rounds"]
 
@@ -21,9 +20,10 @@ GAP_S_MIN = 0.25
 """Least time between two rounds."""
 JITTER = 0.05
 """Share by which the period and the bursts vary, so that members do not fall into step."""
-EXTRA_MAX = 8
-"""Extra rounds within EXTRA_WINDOW_S."""
-EXTRA_WINDOW_S = 10.0
+EXTRA_BURST_MAX = 8
+"""Extra rounds in a row, as far as the gap allows; a dozen routers that join within seconds use them up."""
+EXTRA_S = 1.0
+"""Afterwards one extra round in so long: what the last newcomers bring is told within a second, not after the storm is forgotten."""
 
 
 class Rounds:
@@ -39,7 +39,7 @@ class Rounds:
         self._rng = rng
         self._regular_at = float("inf")
         self._extra: list[float] = []
-        self._spent: deque[float] = deque(maxlen=EXTRA_MAX)
+        self._earned_at = -float("inf")
         self._last_at = -float("inf")
 
     def start(self, now: float) -> None:
@@ -69,8 +69,7 @@ class Rounds:
         if self._regular_at == float("inf"):
             return self._regular_at
         extra_at = self._extra[0] if self._extra else float("inf")
-        if len(self._spent) >= EXTRA_MAX:
-            extra_at = max(extra_at, self._spent[0] + EXTRA_WINDOW_S)
+        extra_at = max(extra_at, self._earned_at - (EXTRA_BURST_MAX - 1) * EXTRA_S)
         return max(min(self._regular_at, extra_at), self._last_at + GAP_S_MIN)
 
     def take(self, now: float) -> bool:
@@ -85,7 +84,7 @@ class Rounds:
         """Note that a round went out."""
         self._last_at = now
         if not is_regular:
-            self._spent.append(now)
+            self._earned_at = max(self._earned_at, now) + EXTRA_S  # virtual scheduling: GCRA of ITU-T I.371
 
     def _jitter(self) -> float:
         return self._rng.uniform(1 - JITTER, 1 + JITTER)

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import trio
 
 from srwan.clock import Clock
@@ -46,6 +47,8 @@ __all__ = ["EventStream", "Node", "Sockets", "open_node", "open_sockets"]
 
 EVENTS_KEPT_MAX = 1024
 """Events that wait for one slow reader of `Node.events`; the oldest are dropped then."""
+UNKNOWN_EDGES_MAX = 50
+"""Unknown pairs named in a status."""
 NAMES_KEPT_MAX = 1024
 """Names remembered of those who left: ten times a group."""
 JOIN_TIMEOUT_S = 30.0
@@ -241,6 +244,7 @@ class Node:
             "data_plane": self.routing.forwarder.name,
             "members": [{"node_id": str(member.node_id), "name": member.name} for member in members],
             "matrix_edges": self.gossip.edges_known(now),
+            "matrix_unknown": self._unknown_edges(now),
             "reporter": None if self.gossip.reporter is None else self.name_of(self.gossip.reporter),
             "paths": [
                 {"peer": self.name_of(flow.peer), "flow": flow.id, "path": "" if flow.control is None else flow.control.explain()}
@@ -248,6 +252,13 @@ class Node:
             ],
             "drops": self.drops(),
         }
+
+    def _unknown_edges(self, now: float) -> list[list[str]]:
+        """Name the first pairs [from, to] whose latency is not known."""
+        matrix = self.gossip.snapshot(now)
+        names = [self.name_of(node) for node in matrix.members]
+        pairs = zip(*np.nonzero(np.isnan(matrix.mean_ms)), strict=True)
+        return [[names[i], names[j]] for i, j in pairs if i != j][:UNKNOWN_EDGES_MAX]
 
     async def wait_placed(self) -> bool:
         """Wait until the node is in a group; say whether it founded it."""

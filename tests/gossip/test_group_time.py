@@ -50,6 +50,16 @@ def test_a_newcomer_follows_those_who_pulse_already() -> None:
     assert 3 * S == settled([3 * S, 3 * S, 3 * S], are_settled=True).offset_ns
 
 
+def test_many_newcomers_at_once_all_follow_the_two_who_pulse_already() -> None:
+    """Found by the demonstration: two routers settled early, ten came at once, and the matrix stayed incomplete for seconds."""
+    time = GroupTime(random.Random(1))
+    time.set_peers(NODES[:11], 0.0)
+    for index, node in enumerate(NODES[:11]):
+        assert echo(time, node, [3 * S, 3 * S, *range(-9 * S, 0, S)][index], 0.1, is_settled=index < 2)
+    time.handle_timer(SETTLE_QUIET_S)
+    assert 3 * S == time.offset_ns
+
+
 def test_the_first_move_raises_no_clock_epoch() -> None:
     assert 0 == settled([-5 * S]).clock_epoch
 
