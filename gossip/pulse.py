@@ -355,8 +355,6 @@ class Pulse:
         if held is not None and (held.row.boot, held.row.seq) == (other.row.boot, other.row.seq) and held.content != content:
             self._compare(held, other)
 
-    # Input
-
     def _receive_pulse(self, peer: Inbound, frame: Frame, rx_ns: int, now: float) -> None:
         raw_ms = (self.group_ns(rx_ns) - frame.tx_ns) / 1e6
         if abs(raw_ms) > RAW_MS_MAX:
@@ -378,7 +376,11 @@ class Pulse:
             self._rounds.news(now)
         if frame.flags & FLAG_AGAIN and self._told is not None and now - peer.resent_at >= RESEND_GAP_S:
             peer.resent_at = now
-            self._queue.append(_Outgoing(frame.sender, FrameType.PULSE, *self._told))
+            if now - self._told_at < CLOCK_MOVE_S:
+                self._queue.append(_Outgoing(frame.sender, FrameType.PULSE, *self._told))
+            else:  # who asks may have seen a clock move since, and could not use the old row
+                self._owed_at = now
+                self._rounds.news(now)
 
     def _is_newer(self, peer: Inbound, held: SignedRow, signed: SignedRow) -> bool:
         """Say whether `signed` follows `held`; late ones are counted, twins are compared."""
@@ -577,8 +579,6 @@ class Pulse:
         if is_told:
             self._emit(ClockRealigned(by_ms, self.time.clock_epoch))
             self._note_change(now)
-
-    # Small things
 
     def _can_reach(self, node: NodeId, address: UdpAddress) -> bool:
         try:

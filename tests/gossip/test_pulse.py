@@ -285,6 +285,18 @@ def test_again_is_answered_to_the_asker_only_and_rationed() -> None:
     assert sequence == core.rows[IDS[0]].row.seq
 
 
+def test_who_is_asked_for_an_old_row_again_tells_a_new_one_soon() -> None:
+    """Found by the demonstration: a clock had moved, and rows made before were sent again and again, of no use to who asked."""
+    core = pulse_of(members=2, period_s=1000.0)
+    list(drive(core, 1.0))
+    give(core, row_of(1, members=2, owl=[500, OWL_NONE]), 1.0)
+    list(drive(core, 20.0, start=1.0))
+    sequence = core.rows[IDS[0]].row.seq
+    give(core, row_of(1, seq=2, members=2, owl=[500, OWL_NONE]), 20.0, flags=FLAG_AGAIN)
+    list(drive(core, 20.6, start=20.0))
+    assert sequence + 1 == core.rows[IDS[0]].row.seq
+
+
 def test_who_has_told_nothing_yet_does_not_answer_again() -> None:
     core = pulse_of()
     give(core, row_of(1), 0.1, flags=FLAG_AGAIN)
