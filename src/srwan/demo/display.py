@@ -93,9 +93,11 @@ def _activity(facts: dict[str, Any]) -> str:
     if "exit" in facts:
         return "[red]ended[/]" if facts["exit"]["code"] else "stopped"
     if "path_open" in facts and "stream_ended" not in facts:
-        switched = facts.get("PathSwitched", {})
-        return f"sends {switched.get('path', 'direct')}"
-    return "reporter" if "ReportPublished" in facts else ("joined" if "ViewChanged" in facts else "starting")
+        relays = facts.get("PathSwitched", {}).get("to_relays", [])
+        return f"sends via {', '.join(relays)}" if relays else "sends direct"
+    if facts.get("ReportPublished", {}).get("node_id", "") == facts["name"]:
+        return "reporter"
+    return "joined" if "ViewChanged" in facts else "starting"
 
 
 def _matrix_table(group: dict[str, Any]) -> Table:
