@@ -1,6 +1,6 @@
 """What a data plane must do, whichever it is: portable Python, a native extension, or the Linux kernel.
 
-There is one wire format and one set of golden vectors; a forwarder is chosen at start by probing and named in `srwan status`. The paths
+There is one wire format and one set of golden vectors; a forwarder is chosen at start by probing and named by `Node.status`. The paths
 that use it (`path.py`, `watch.py`) and the applications' flows see this interface only.
 
 Nothing here waits: `receive` is called for each datagram of a drained batch, sends what has to be sent at once, and what concerns others
@@ -48,7 +48,7 @@ class Forwarder(Protocol):
 
     @property
     def name(self) -> str:
-        """Which data plane this is, one word for `srwan status`."""
+        """Which data plane this is, one word for `Node.status`."""
         ...
 
     def set_members(self, members: Mapping[bytes, NodeId]) -> None:

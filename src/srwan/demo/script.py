@@ -22,8 +22,10 @@ import trio
 
 from srwan.demo.observer import Observer, StepFailed
 from srwan.demo.traffic import Arrival, gap_around, median_delay_ms, report_traffic
+from srwan.gossip.reporter import rank
 from srwan.swarm.regions import World, load_regions
 from srwan.swarm.supervisor import Event, RouterProcess, Swarm, open_swarm
+from srwan.types import NodeId
 
 __all__ = ["DemoOptions", "Demonstration", "StepFailed"]
 
@@ -330,8 +332,14 @@ class Demonstration:
 
     def _choose_pair(self) -> tuple[int, int]:
         """Keep the reporters of this and the next epoch out of the traffic, so that killing one does not end the stream."""
-        reporters = {self._reporter()}
-        return self.world.demonstration_pair(CONGESTION_MS, exclude=frozenset(reporters))
+        group = self.result["ditex_matrix"][0]
+        names = dict(zip((NodeId(bytes.fromhex(member)) for member in group["members"]), group["names"], strict=True))
+        epochs = (group["epoch"], group["epoch"] + 1)
+        coming = {self._index_of(names[rank(tuple(names), bytes.fromhex(group["group"]), epoch)[0]]) for epoch in epochs}
+        try:
+            return self.world.demonstration_pair(CONGESTION_MS, exclude=frozenset(coming | {self._reporter()}))
+        except ValueError:  # a small world has no other pair
+            return self.world.demonstration_pair(CONGESTION_MS, exclude=frozenset({self._reporter()}))
 
     def _find(self, kinds: tuple[str, ...], since: float) -> Event:
         found = self.observer.find(kinds, since=since)
