@@ -1,0 +1,95 @@
+"""Who watches whom: ten salted rings over the members of a group.
+
+Every member has a place on each of `RINGS` circles, by a hash of its id. Its observers are the next members on these circles, its
+subjects those for whom it is the next: so everybody watches and is watched by about ten others, whatever the ids, and a member that comes
+or goes changes the watch of its neighbours only. The rings of random places are a good expander, so the observers of a set of faulty
+members are mostly healthy (Suresh et al., Rapid, USENIX ATC 2018, section 4.1). Who chooses his key chooses his neighbours, but not all ten
+of them for free: places are salted with the group.
+
+Invariants: equal members give equal rings, in whatever order they came; nobody observes itself; a member that is two rings' next counts
+once.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterable
+
+from srwan.types import NodeId
+
+__all__ = ["RINGS", "Ring", "quorum_of"]
+
+RINGS = 10
+"""Observers of a member: with 7 of 10 needed no false verdict fell in models of up to 40 % independent loss (docs/decisions.md)."""
+_PLACE_BYTES = 6
+
+
+def quorum_of(observers: int) -> int:
+    """Return how many of so many observers must accuse: seven tenths, rounded up, at least one."""
+    return max(1, -(-observers * 7 // 10))
+
+
+class Ring:
+    """The rings of one group. A core.
+
+    Args:
+        group: the 32-byte group id, the salt.
+        members: the first members.
+    """
+
+    __slots__ = ("_group", "_places", "_rings")
+
+    def __init__(self, group: bytes, members: Iterable[NodeId] = ()) -> None:
+        self._group = group
+        self._places: dict[NodeId, tuple[bytes, ...]] = {}
+        self._rings: tuple[list[tuple[bytes, NodeId]], ...] = tuple([] for _ in range(RINGS))
+        for node in members:
+            self.add(node)
+
+    def __contains__(self, node: NodeId) -> bool:
+        """Say whether a node is on the rings."""
+        return node in self._places
+
+    def __len__(self) -> int:
+        """Members on the rings."""
+        return len(self._places)
+
+    def add(self, node: NodeId) -> None:
+        """Put a member on the rings; one that is there stays. Cost: 20 us at 100 members."""
+        if node in self._places:
+            return
+        digest = hashlib.blake2b(node, key=self._group, digest_size=RINGS * _PLACE_BYTES, person=b"srwan/ring/1").digest()
+        places = tuple(digest[start : start + _PLACE_BYTES] for start in range(0, len(digest), _PLACE_BYTES))
+        self._places[node] = places
+        for ring, place in zip(self._rings, places, strict=True):
+            bisect.insort(ring, (place, node))
+
+    def remove(self, node: NodeId) -> None:
+        """Take a member off the rings; one that is not there is fine."""
+        for ring, place in zip(self._rings, self._places.pop(node, ()), strict=False):
+            del ring[bisect.bisect_left(ring, (place, node))]
+
+    def set_members(self, members: Iterable[NodeId]) -> None:
+        """Make the rings hold exactly these."""
+        wanted = dict.fromkeys(members)
+        for node in [node for node in self._places if node not in wanted]:
+            self.remove(node)
+        for node in wanted:
+            self.add(node)
+
+    def observers_of(self, node: NodeId) -> tuple[NodeId, ...]:
+        """Return who watches `node`: up to `RINGS` distinct others; () if it is not on the rings or alone."""
+        return self._neighbours(node, 1)
+
+    def subjects_of(self, node: NodeId) -> tuple[NodeId, ...]:
+        """Return whom `node` watches, as `observers_of`."""
+        return self._neighbours(node, -1)
+
+    def _neighbours(self, node: NodeId, step: int) -> tuple[NodeId, ...]:
+        found: dict[NodeId, None] = {}
+        for ring, place in zip(self._rings, self._places.get(node, ()), strict=False):
+            other = ring[(bisect.bisect_left(ring, (place, node)) + step) % len(ring)][1]
+            if other != node:
+                found[other] = None
+        return tuple(found)
