@@ -11,8 +11,9 @@ from srwan.lazy import lazy_names
 
 if TYPE_CHECKING:
     from srwan.gossip.clock_fit import clock_offsets_ms, recovered_ms
+    from srwan.gossip.events import ClockRealigned, EchoMeasured, EquivocationSeen, MatrixFilled, MatrixIncomplete
     from srwan.gossip.owl import OwlMatrix, OwlSnapshot
-    from srwan.gossip.pulse import ClockRealigned, EquivocationSeen, MatrixFilled, MatrixIncomplete, Pulse
+    from srwan.gossip.pulse import Pulse
     from srwan.gossip.report import Report
     from srwan.gossip.reporter import Reporter, ReporterElected, ReporterTookOver, ReportPublished
     from srwan.gossip.row import Row, SignedRow
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClockRealigned",
+    "EchoMeasured",
     "EquivocationSeen",
     "GossipConfig",
     "GossipService",
@@ -42,12 +44,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "ClockRealigned": "pulse",
-        "EquivocationSeen": "pulse",
+        "ClockRealigned": "events",
+        "EchoMeasured": "events",
+        "EquivocationSeen": "events",
         "GossipConfig": "service",
         "GossipService": "service",
-        "MatrixFilled": "pulse",
-        "MatrixIncomplete": "pulse",
+        "MatrixFilled": "events",
+        "MatrixIncomplete": "events",
         "OwlMatrix": "owl",
         "OwlSnapshot": "owl",
         "Pulse": "pulse",

@@ -4,11 +4,11 @@ This is no clock synchronisation. Constant offsets cancel in every comparison of
 a row tells latencies in 16 bits above one base, and hosts' clocks differ by seconds. Only the range matters here.
 
 Theory of operation. A member probes each peer when it first sees it, and once a minute; the echo gives theta = ((t2 - t1) + (t3 - t4)) /
-2, how far the peer's group time is ahead of mine; every pulse of the peer renews it, taking half the round trip as its latency. I belong
-at the *lower median* of {0 (myself)} and all thetas: everybody computes the same place, two islands of equal size agree on the earlier
-one, and a minority of liars cannot choose it. Those whose pulses are under way (*settled*) weigh four times as much as those who have not
-told anything yet, because moving the latter costs nothing. Moving to the median does not move the median, so it does not matter who moves
-first.
+2, how far the peer's group time is ahead of mine; the last pulse of the peer renews it before it is used, taking half the round trip as
+its latency. I belong at the *lower median* of {0 (myself)} and all thetas: everybody computes the same place, two islands of equal size
+agree on the earlier one, and a minority of liars cannot choose it. Those whose pulses are under way (*settled*) weigh four times as much
+as those who have not told anything yet, because moving the latter costs nothing. Moving to the median does not move the median, so it
+does not matter who moves first.
 
 Before its first pulse a member settles: it waits for the echoes of its roster, at most a second, and takes the median of those that are
 settled, whatever the number of newcomers; only where nobody is settled, the median of all. Two routers that settled early and ten that
@@ -41,7 +41,7 @@ PROBE_TRIES_MAX = 6
 """Probes in quick succession until one is echoed; a datagram is lost now and then."""
 PROBE_PERIOD_S = 60.0
 PROBE_JITTER = 0.2
-CHECK_PERIOD_S = 10.0
+CHECK_PERIOD_S = 30.0
 CHECK_PERIOD_EARLY_S = 5.0
 """Also the least time between two moves in the first minute."""
 EARLY_S = 60.0
@@ -167,21 +167,19 @@ class GroupTime:
             peer.next_probe_at = now
             self._probe_at = min(self._probe_at, now)
 
-    def pulse_received(self, node: NodeId, tx_ns: int, rx_ns: int) -> None:
-        """Renew the theta of a peer from a pulse: it has settled, and its clock may have moved.
-
-        Args:
-            node: the sender.
-            tx_ns: the peer's group time as it left.
-            rx_ns: this host's stamp as it came.
-        """
+    def sample_taken(self, node: NodeId, raw_ms: float) -> None:
+        """Renew the theta of a peer by the last raw latency (this host's group time less the peer's, ms) of a pulse: it has settled."""
         peer = self._peers.get(node)
         if peer is None or peer.round_trip_ns is None:
             return
-        theta_ns = tx_ns + peer.round_trip_ns // 2 - rx_ns - self.offset_ns
+        theta_ns = peer.round_trip_ns // 2 - int(raw_ms * 1e6)
         if abs(self.offset_ns + theta_ns) <= OFFSET_NS_MAX:
             peer.theta_ns = theta_ns
             peer.is_settled = True
+
+    def is_check_due(self, now: float) -> bool:
+        """Say whether the next `handle_timer` looks at the thetas, so that they should be renewed before."""
+        return self.is_settled and self._check_at is not None and now >= self._check_at
 
     def round_trip_ms(self, node: NodeId) -> float | None:
         """Return the last probe's round trip without the time it spent at the peer, ms; None if there was none."""

@@ -8,14 +8,12 @@ the numbers of the peer's rounds; a round is lost when three later ones came fir
 from __future__ import annotations
 
 import math
-from collections import deque
-from statistics import median
 
+from srwan.gossip.row import SignedRow
 from srwan.types import UdpAddress
 
 __all__ = ["Arrivals", "Inbound"]
 
-MEDIAN_SAMPLES = 3
 JITTER_SAMPLES = 16
 LOSS_ROUNDS = 100
 """Rounds that the loss looks back on."""
@@ -25,6 +23,9 @@ REORDER_ROUNDS = 3
 ECHOES_PER_S = 2.0
 ECHO_BURST = 8.0
 """Echoes owed to one peer at once: a whole quick succession of probes."""
+
+_DIFFERENCE_SCALE = 1 / math.sqrt(2) / JITTER_SAMPLES
+"""Of independent samples, consecutive differences are 1.41 times the deviation."""
 
 
 class Arrivals:
@@ -62,62 +63,91 @@ class Inbound:
     """What is kept of one other member."""
 
     __slots__ = (
+        "_at",
         "_echo_at",
         "_echo_tokens",
-        "_samples",
+        "_ms",
+        "_oldest_at",
+        "_oldest_ms",
+        "_previous_at",
+        "_previous_ms",
         "address",
         "arrivals",
         "asks",
-        "heard_at",
         "is_verified",
         "jitter_ms",
         "reacted_at",
         "resent_at",
+        "signed",
+        "since",
+        "slot",
     )
 
     def __init__(self, address: UdpAddress) -> None:
         self.address = address
         """Where to send."""
+        self.slot = -1
+        """Index in the matrix."""
+        self.signed: SignedRow | None = None
+        """The latest row."""
         self.arrivals: Arrivals | None = None
         """None until the first row."""
         self.asks = 0
         """How often this member asked it to say something again."""
-        self.heard_at = -math.inf
         self.is_verified = False
         """Whether the signature of the row held was checked."""
         self.jitter_ms = 0.0
         self.reacted_at = -math.inf
         """When a clock move of it last made this member burst."""
         self.resent_at = -math.inf
-        self._samples: deque[tuple[float, float]] = deque(maxlen=MEDIAN_SAMPLES)
+        self.since = math.inf
+        """When the first of the samples that still count came."""
+        self._at = self._previous_at = self._oldest_at = -math.inf
+        self._ms = self._previous_ms = self._oldest_ms = 0.0
         self._echo_tokens = ECHO_BURST
         self._echo_at = 0.0
 
     @property
-    def has_samples(self) -> bool:
-        """False before the first sample, and after `forget`."""
-        return bool(self._samples)
+    def heard_at(self) -> float:
+        """When the last sample came; minus infinity before the first, and after `forget`."""
+        return self._at
 
-    def add_sample(self, raw_ms: float, now: float, fresh_s: float) -> float:
-        """Take in a sample and return what to tell, ms."""
-        if self._samples:
-            # Of independent samples, consecutive differences are 1.41 times the deviation.
-            deviation = abs(raw_ms - self._samples[-1][1]) / math.sqrt(2)
-            self.jitter_ms += (deviation - self.jitter_ms) / JITTER_SAMPLES
-        self._samples.append((now, raw_ms))
-        if len(self._samples) == MEDIAN_SAMPLES and now - self._samples[0][0] <= fresh_s:
-            return median(sample for _, sample in self._samples)
-        return raw_ms
+    @property
+    def last_ms(self) -> float:
+        """The last sample; meaningless before the first."""
+        return self._ms
+
+    def add_sample(self, raw_ms: float, now: float) -> None:
+        """Take in a sample. Cost: 0.5 us."""
+        previous_at = self._at
+        if previous_at > -math.inf:
+            self.jitter_ms += abs(raw_ms - self._ms) * _DIFFERENCE_SCALE - self.jitter_ms / JITTER_SAMPLES
+        else:
+            self.since = now
+        self._oldest_at, self._oldest_ms = self._previous_at, self._previous_ms
+        self._previous_at, self._previous_ms = previous_at, self._ms
+        self._at, self._ms = now, raw_ms
+
+    def told_ms(self, now: float, fresh_s: float) -> float:
+        """Return what to tell of this edge, ms: NaN if the last sample is older than `fresh_s`."""
+        since = now - fresh_s
+        if self._at < since:
+            return math.nan
+        last, previous, oldest = self._ms, self._previous_ms, self._oldest_ms
+        if self._oldest_at < self._at - fresh_s:
+            return last
+        return max(min(last, previous), min(max(last, previous), oldest))  # the median
 
     def shift(self, by_ms: float) -> None:
         """The own clock moved."""
-        shifted = [(at, raw_ms + by_ms) for at, raw_ms in self._samples]
-        self._samples.clear()
-        self._samples.extend(shifted)
+        self._ms += by_ms
+        self._previous_ms += by_ms
+        self._oldest_ms += by_ms
 
     def forget(self) -> None:
         """The peer's clock moved."""
-        self._samples.clear()
+        self._at = self._previous_at = self._oldest_at = -math.inf
+        self.since = math.inf
 
     def take_echo_token(self, now: float) -> bool:
         """Say whether one more echo is owed."""

@@ -18,8 +18,9 @@ import trio
 
 from srwan.clock import Clock
 from srwan.errors import ConfigError, RemoteProtocolError
+from srwan.gossip.events import ClockRealigned, EquivocationSeen, MatrixFilled, MatrixIncomplete
 from srwan.gossip.owl import OwlSnapshot
-from srwan.gossip.pulse import PERIOD_S, ClockRealigned, EquivocationSeen, MatrixFilled, MatrixIncomplete, Pulse
+from srwan.gossip.pulse import PERIOD_S, Pulse
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import INTERVAL_S, STANDBY_DELAY_S, ReportDue, Reporter, ReporterElected, ReporterTookOver, ReportPublished
 from srwan.gossip.row import SignedRow
@@ -126,11 +127,11 @@ class GossipService:
 
     def snapshot(self, now: float) -> OwlSnapshot:
         """Return the matrix of raw one-way latencies as of `now` (monotonic seconds)."""
-        return self._pulse.matrix.snapshot(now)
+        return self._pulse.snapshot(now)
 
     def edges_known(self, now: float) -> int:
         """Return how many directed edges are known, of n (n - 1)."""
-        return self._pulse.matrix.edges_known(now)
+        return self._pulse.edges_known(now)
 
     def group_ns(self, stamp_ns: int) -> int:
         """Convert a stamp of this node's clock to group time, ns."""

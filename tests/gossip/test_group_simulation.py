@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from srwan.errors import RemoteProtocolError
-from srwan.gossip.pulse import ClockRealigned, MatrixFilled, MatrixIncomplete, Pulse
+from srwan.gossip.events import ClockRealigned, MatrixFilled, MatrixIncomplete
+from srwan.gossip.pulse import Pulse
 from srwan.gossip.reporter import ReportDue, Reporter, ReporterTookOver, ReportPublished
 from srwan.identity import Identity
 from srwan.overlay.frame import FrameCodec, FrameType
@@ -148,7 +149,7 @@ class Group:
 
     def path_errors_ms(self, member: Member, which: str) -> np.ndarray[Any, Any]:
         """|([i,k] + [k,j] - [i,j]) - truth| for all triples, ms; NaN where unknown."""
-        snapshot = member.pulse.matrix.snapshot(self.now)
+        snapshot = member.pulse.snapshot(self.now)
         order = [next(m.index for m in self.members if m.node_id == node) for node in snapshot.members]
         truth = self.latency_ms[np.ix_(order, order)]
         raw = getattr(snapshot, which)
@@ -200,7 +201,7 @@ def test_a_hundred_members_fill_the_matrix_within_three_seconds() -> None:
     group = started(100, 1)
     group.run(3.0)
     assert [True] * 100 == [member.filled_at is not None for member in group.members]
-    assert 9900 == group.members[5].pulse.matrix.edges_known(group.now)
+    assert 9900 == group.members[5].pulse.edges_known(group.now)
     require_true_paths(group, group.members[:2])
     assert group.longest <= 1200
     assert group.sent[FrameType.PULSE] <= 5 * 9900
@@ -212,7 +213,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     for _ in range(2):
         group = started(5, 3)
         group.run(30.0)
-        runs.append([(member.events, member.pulse.matrix.snapshot(group.now).mean_ms.tobytes()) for member in group.members])
+        runs.append([(member.events, member.pulse.snapshot(group.now).mean_ms.tobytes()) for member in group.members])
     assert runs[0] == runs[1]
 
 
@@ -230,7 +231,7 @@ def test_slot_order_replaces_described_rows_when_the_roster_is_quiet() -> None:
     group = started(12, 4)
     group.run(40.0)
     assert [False] * 12 == [member.pulse.rows[member.node_id].row.is_described for member in group.members]
-    assert 12 * 11 == group.members[3].pulse.matrix.edges_known(group.now)
+    assert 12 * 11 == group.members[3].pulse.edges_known(group.now)
     assert 0 == sum(member.pulse.drops["roster"] for member in group.members)
 
 
@@ -256,7 +257,7 @@ def test_those_who_leave_are_out_of_the_matrix_at_once() -> None:
     for member in left:
         group.introduce(20.0, member, left)
     group.run(20.5)
-    assert [20] * 5 == [member.pulse.matrix.edges_known(group.now) for member in left]
+    assert [20] * 5 == [member.pulse.edges_known(group.now) for member in left]
 
 
 def test_two_islands_find_one_time_and_one_matrix() -> None:
@@ -281,10 +282,10 @@ def test_a_cut_makes_holes_and_healing_fills_them() -> None:
     group.is_cut = lambda i, j: (i < 3) != (j < 3)
     group.run(60.0)
     assert {0, 1, 2, 3, 4, 5} == {index for _, index, _ in events_of(group, MatrixIncomplete)}
-    assert 6 <= group.members[0].pulse.matrix.edges_known(group.now) < 30
+    assert 6 <= group.members[0].pulse.edges_known(group.now) < 30
     group.is_cut = lambda _i, _j: False
     group.run(85.0)
-    assert [30] * 6 == [member.pulse.matrix.edges_known(group.now) for member in group.members]
+    assert [30] * 6 == [member.pulse.edges_known(group.now) for member in group.members]
     require_true_paths(group, group.members, tolerance_ms=4.0)
 
 
@@ -295,7 +296,7 @@ def test_an_edge_that_works_one_way_is_a_hole_and_costs_little() -> None:
         group.introduce(0.0, member)
     group.run(100.0)
     # Member 5 gets no row of member 2, so it lacks that whole column too.
-    assert [55, 55, 55, 55, 55, 48, 55, 55] == [member.pulse.matrix.edges_known(group.now) for member in group.members]
+    assert [55, 55, 55, 55, 55, 48, 55, 55] == [member.pulse.edges_known(group.now) for member in group.members]
     assert group.sent[FrameType.PULSE] <= 1.5 * 8 * 7 * 14
 
 

@@ -104,7 +104,7 @@ def test_nobody_settles_alone() -> None:
 def test_a_member_that_is_far_off_moves_and_raises_its_epoch() -> None:
     time = settled([0, 0], are_settled=True)
     for node in NODES[:2]:
-        time.pulse_received(node, 11 * S, 10 * S + 50_000_000)
+        time.sample_taken(node, -950.0)
     assert S == time.handle_timer(SETTLE_QUIET_S + 2 * SETTLE_S_MAX) == time.offset_ns
     assert 1 == time.clock_epoch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,37 +10,44 @@ import pytest
 from srwan.gossip.inbound import Arrivals, Inbound
 
 ADDRESS = ("127.0.0.1", 1)
+FRESH_S = 25.0
+
+
+def told(inbound: Inbound, raw_ms: float, now: float) -> float:
+    """Take in a sample; return what is told then."""
+    inbound.add_sample(raw_ms, now)
+    return inbound.told_ms(now, FRESH_S)
 
 
 def test_one_or_two_samples_are_told_as_they_are_and_three_by_their_median() -> None:
     inbound = Inbound(ADDRESS)
-    assert [10.0, 90.0, 11.0, 11.0] == [inbound.add_sample(raw, at, 25.0) for at, raw in enumerate((10.0, 90.0, 11.0, 10.5))]
+    assert [10.0, 90.0, 11.0, 11.0] == [told(inbound, raw, at) for at, raw in enumerate((10.0, 90.0, 11.0, 10.5))]
 
 
 def test_old_samples_do_not_enter_the_median() -> None:
     inbound = Inbound(ADDRESS)
-    inbound.add_sample(10.0, 0.0, 25.0)
-    inbound.add_sample(11.0, 1.0, 25.0)
-    assert 50.0 == inbound.add_sample(50.0, 26.0, 25.0)
+    inbound.add_sample(10.0, 0.0)
+    inbound.add_sample(11.0, 1.0)
+    assert 50.0 == told(inbound, 50.0, 26.0)
 
 
 def test_a_moved_clock_shifts_or_voids_the_samples() -> None:
     inbound = Inbound(ADDRESS)
     for at, raw in enumerate((10.0, 12.0)):
-        inbound.add_sample(raw, at, 25.0)
+        inbound.add_sample(raw, at)
     inbound.shift(100.0)
-    assert 111.0 == inbound.add_sample(111.0, 2.0, 25.0)
+    assert 111.0 == told(inbound, 111.0, 2.0)
     inbound.forget()
-    assert not inbound.has_samples
-    assert 5.0 == inbound.add_sample(5.0, 3.0, 25.0)
+    assert math.isnan(inbound.told_ms(2.0, FRESH_S))
+    assert 5.0 == told(inbound, 5.0, 3.0)
 
 
 def test_jitter_is_the_mean_deviation_and_hardly_sees_drift() -> None:
     rng = random.Random(3)
     noisy, drifting = Inbound(ADDRESS), Inbound(ADDRESS)
     for step in range(500):
-        noisy.add_sample(rng.gauss(50, 5), step * 10, 25.0)
-        drifting.add_sample(step * 0.5, step * 10, 25.0)
+        noisy.add_sample(rng.gauss(50, 5), step * 10)
+        drifting.add_sample(step * 0.5, step * 10)
     assert 5 * 0.8 == pytest.approx(noisy.jitter_ms, rel=0.4)
     assert drifting.jitter_ms < 0.4
 

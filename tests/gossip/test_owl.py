@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srwan.gossip.owl import CLIP_DEVIATIONS, OwlMatrix
-from srwan.gossip.row import encode_jitter, encode_loss, encode_owl
+from srwan.gossip.owl import CLIP_DEVIATIONS, PENDING_MAX, Entries, OwlMatrix
+from srwan.gossip.row import OWL_OUTSIDE, encode_jitter, encode_loss, encode_owl
 from srwan.types import NodeId
 
 NODES = [NodeId(bytes([index]) * 32) for index in range(1, 6)]
@@ -23,10 +23,23 @@ def matrix_of(n: int) -> OwlMatrix:
     return matrix
 
 
-def tell(matrix: OwlMatrix, owner: int, values: list[float], now: float, *, stamp_ns: int = 10**9) -> None:
+def tell(
+    matrix: OwlMatrix, owner: int, values: list[float], now: float, *, stamp_ns: int = 10**9, jitter: float = 0, loss: float = 0
+) -> None:
+    """Have a member tell `values`."""
     base_us, codes = encode_owl(np.array(values))
-    zeros = np.zeros(len(values), np.uint8)
-    matrix.add_row(NODES[owner], codes, base_us, zeros, zeros, stamp_ns=stamp_ns, now=now)
+    n = len(values)
+    slot = matrix.slot(NODES[owner])
+    assert slot is not None
+    jitters, losses = np.full(n, encode_jitter(jitter), np.uint8), np.full(n, encode_loss(loss), np.uint8)
+    matrix.add_row(slot, Entries(codes, jitters, losses, base_us, stamp_ns, int((codes < OWL_OUTSIDE).sum())), now)
+
+
+def tell_own(matrix: OwlMatrix, sender: int, value: float, now: float) -> None:
+    """Have this member tell one latency."""
+    values = [np.nan] * len(matrix.members)
+    values[sender] = value
+    tell(matrix, 0, values, now)
 
 
 def mean_after(values: list[float]) -> float:
@@ -46,13 +59,13 @@ def test_a_row_fills_its_owners_column() -> None:
     assert 2 == int(np.isfinite(last_ms).sum())
 
 
-def test_own_measurements_fill_the_own_column() -> None:
+def test_loss_and_jitter_come_with_the_row() -> None:
     matrix = matrix_of(3)
-    matrix.measure(NODES[2], 12.5, encode_jitter(1.0), encode_loss(0.5), 4.0)
+    tell(matrix, 0, [np.nan, np.nan, 12.5], 4.0, jitter=1.0, loss=0.5)
     snapshot = matrix.snapshot(5.0)
-    assert (12.5, 1.0) == (snapshot.last_ms[2, 0], snapshot.age_s[2, 0])
-    assert 0.5 == pytest.approx(snapshot.loss[2, 0], abs=0.01)
-    assert 1.0 == pytest.approx(snapshot.dev_ms[2, 0], rel=0.05)
+    assert (12.5, 1.0, 0.5, 1.0) == tuple(
+        float(array[2, 0]) for array in (snapshot.last_ms, snapshot.age_s, snapshot.loss, snapshot.dev_ms)
+    )
     assert 1 == matrix.edges_known(5.0)
 
 
@@ -60,7 +73,7 @@ def test_the_diagonal_is_never_known() -> None:
     matrix = matrix_of(3)
     for owner in (1, 2):
         tell(matrix, owner, [1.0, 2.0, 3.0], 1.0)
-    matrix.measure(NODES[0], 1.0, 0, 0, 1.0)
+    tell(matrix, 0, [1.0, np.nan, np.nan], 1.0)
     assert np.isnan(np.diag(matrix.snapshot(1.0).mean_ms)).all()
     assert 4 == matrix.edges_known(1.0)
 
@@ -77,23 +90,15 @@ def test_an_edge_is_unknown_as_soon_as_its_receiver_says_so() -> None:
 def test_silence_makes_edges_stale(at: float, edges: int) -> None:
     matrix = matrix_of(3)
     tell(matrix, 1, [7.0, np.nan, 9.0], 1.0)
-    matrix.measure(NODES[1], 3.0, 0, 0, 2.0)
+    tell_own(matrix, 1, 3.0, 2.0)
     assert edges == matrix.edges_known(at)
     assert edges == int(np.isfinite(matrix.snapshot(at).mean_ms).sum())
-
-
-def test_a_row_of_this_member_or_a_stranger_changes_nothing() -> None:
-    matrix = matrix_of(3)
-    tell(matrix, 0, [1.0, 2.0, 3.0], 1.0)
-    tell(matrix, 4, [1.0, 2.0, 3.0], 1.0)
-    matrix.measure(NODES[4], 1.0, 0, 0, 1.0)
-    assert 0 == matrix.edges_known(1.0)
 
 
 def test_members_who_stay_keep_their_edges() -> None:
     matrix = matrix_of(4)
     tell(matrix, 1, [7.0, np.nan, 9.0, 11.0], 1.0)
-    matrix.measure(NODES[3], 3.0, 0, 0, 1.0)
+    tell_own(matrix, 3, 3.0, 1.0)
     matrix.set_members([NODES[1], NODES[3], NODES[4]])
     assert (NODES[0], NODES[1], NODES[3], NODES[4]) == matrix.members
     last_ms = matrix.snapshot(1.0).last_ms
@@ -132,8 +137,7 @@ def test_a_moved_clock_voids_all_edges_of_that_member() -> None:
     matrix = matrix_of(3)
     tell(matrix, 1, [7.0, np.nan, 9.0], 1.0)
     tell(matrix, 2, [8.0, 9.0, np.nan], 1.0)
-    matrix.measure(NODES[1], 3.0, 0, 0, 1.0)
-    matrix.measure(NODES[2], 4.0, 0, 0, 1.0)
+    tell(matrix, 0, [np.nan, 3.0, 4.0], 1.0)
     matrix.forget(NODES[1], valid_after_ns=3 * 10**9)
     known = np.isfinite(matrix.snapshot(1.0).last_ms)
     assert [(0, 2), (2, 0)] == [(int(i), int(j)) for i, j in np.argwhere(known)]
@@ -153,7 +157,7 @@ def test_the_own_clocks_move_shifts_what_is_known() -> None:
     matrix = matrix_of(3)
     tell(matrix, 1, [7.0, np.nan, 9.0], 1.0)
     tell(matrix, 2, [8.0, 19.0, np.nan], 1.0)
-    matrix.measure(NODES[1], 3.0, 0, 0, 1.0)
+    tell_own(matrix, 1, 3.0, 1.0)
     before = matrix.snapshot(1.0).last_ms
     matrix.move_own_clock(1000.0, valid_after_ns=5 * 10**9)
     after = matrix.snapshot(1.0).last_ms
@@ -174,15 +178,42 @@ def test_the_own_clocks_move_takes_the_limits_of_others_along() -> None:
     assert 9.5 == pytest.approx(matrix.snapshot(3.0).last_ms[1, 2])
 
 
-def test_lacking_names_whom_to_ask() -> None:
+def test_lacking_names_those_whose_rows_have_holes() -> None:
     matrix = matrix_of(3)
-    assert [NODES[1], NODES[2]] == matrix.lacking(1.0, patience_s=0.5)
-    matrix.measure(NODES[1], 3.0, 0, 0, 1.0)
-    matrix.measure(NODES[2], 3.0, 0, 0, 1.0)
+    assert [1, 2] == matrix.lacking(1.0, [1, 2])
     tell(matrix, 1, [7.0, np.nan, np.nan], 1.0)
     tell(matrix, 2, [8.0, 9.0, np.nan], 1.0)
-    assert [] == matrix.lacking(1.2, patience_s=0.5)  # member 1 may not have heard 2 yet
-    assert [NODES[1]] == matrix.lacking(1.6, patience_s=0.5)
+    assert [1] == matrix.lacking(1.2, [1, 2])
+    assert [] == matrix.lacking(1.2, [1])  # member 1 may not have heard 2 yet
+
+
+def test_the_matrix_is_full_when_all_rows_are_whole_and_fresh() -> None:
+    matrix = matrix_of(3)
+    tell(matrix, 0, [np.nan, 1.0, 2.0], 1.0)
+    tell(matrix, 1, [1.0, np.nan, 2.0], 1.0)
+    assert not matrix.is_full(1.0)
+    tell(matrix, 2, [1.0, 2.0, np.nan], 2.0)
+    assert [True, True, False] == [matrix.is_full(at) for at in (2.0, 1.0 + STALE_S, 1.1 + STALE_S)]
+    tell(matrix, 0, [np.nan, np.nan, 2.0], 3.0)
+    assert not matrix.is_full(3.0)
+    tell(matrix, 0, [np.nan, 1.0, 2.0], 4.0)
+    assert matrix.is_full(4.0)
+    matrix.forget(NODES[1], valid_after_ns=2 * 10**9)
+    tell(matrix, 0, [np.nan, 1.0, 2.0], 5.0, stamp_ns=3 * 10**9)
+    tell(matrix, 1, [1.0, np.nan, 2.0], 5.0, stamp_ns=3 * 10**9)
+    assert not matrix.is_full(5.0)
+    tell(matrix, 2, [1.0, 2.0, np.nan], 5.0, stamp_ns=2 * 10**9)
+    assert matrix.is_full(5.0)
+
+
+def test_who_does_not_look_keeps_the_last_rows_only() -> None:
+    lazy, eager = matrix_of(3), matrix_of(3)
+    for step in range(5 * PENDING_MAX):
+        for matrix in (lazy, eager):
+            tell(matrix, 2, [5.0, 20.0 + step % 7, np.nan], float(step))
+        eager.edges_known(float(step))
+    now = 5.0 * PENDING_MAX - 1
+    assert float(eager.snapshot(now).mean_ms[1, 2]) == pytest.approx(float(lazy.snapshot(now).mean_ms[1, 2]), abs=0.6)
 
 
 @settings(max_examples=60)

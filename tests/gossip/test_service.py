@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from srwan.clock import Clock
 from srwan.errors import ConfigError, DecodeError, LocalProtocolError
-from srwan.gossip.pulse import EquivocationSeen, MatrixFilled
+from srwan.gossip.events import EquivocationSeen, MatrixFilled
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import ReporterElected, ReporterTookOver, ReportPublished
 from srwan.gossip.row import open_row, seal_row

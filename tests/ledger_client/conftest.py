@@ -59,7 +59,6 @@ def signed_row_of(
         seq=seq,
         stamp_ns=WALL_NS,
         roster_digest=roster_digest,
-        matrix_digest=bytes(8),
         clock_epoch=0,
         health=0,
         octets_in=octets,

@@ -35,7 +35,7 @@ TIMEOUT_S = 60
 
 
 def row_of(seq: int, *, expires_s: int = 600) -> Record:
-    row = Row(SIGNER.node_id, 1, seq, 0, bytes(8), bytes(8), 0, 0, 0, 0, 0, 0, 100, is_described=False, entries=bytes(400))
+    row = Row(SIGNER.node_id, 1, seq, 0, bytes(8), 0, 0, 0, 0, 0, 0, 100, is_described=False, entries=bytes(300))
     content = seal_row(row, SIGNER, bytes(32)).content
     return Record.of_row(SIGNER.node_id, content, group=bytes(32), expires_ns=NOW_NS + expires_s * NS_PER_S)
 

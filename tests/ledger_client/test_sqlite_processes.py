@@ -39,7 +39,7 @@ from srwan.ledger_client.sqlite import SqliteStore
 NOW_NS, SIGNER, SIZE = 1_780_000_000 * 10**9, Identity(bytes(32)), 40
 
 def row_of(seq):
-    row = Row(SIGNER.node_id, 1, seq, 0, bytes(8), bytes(8), 0, 0, 0, 0, 0, 0, 100, is_described=False, entries=bytes(400))
+    row = Row(SIGNER.node_id, 1, seq, 0, bytes(8), 0, 0, 0, 0, 0, 0, 100, is_described=False, entries=bytes(300))
     content = seal_row(row, SIGNER, bytes(32)).content
     return Record.of_row(SIGNER.node_id, content, group=bytes(32), expires_ns=NOW_NS + 600 * 10**9)
 

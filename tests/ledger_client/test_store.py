@@ -349,7 +349,7 @@ PLACES = (GeoAsn("LT", 0, 0, 10), GeoAsn("LT", 0, 0, 20), GeoAsn("DE", 0, 0, 10)
 
 
 def small_row(signer: int, group: int, seq: int, octets: int, expires_s: int, place: int) -> Record:
-    empty = Row(SIGNERS[signer].node_id, 1, seq, 0, bytes(8), bytes(8), 0, 0, octets, 0, 0, 0, 0, is_described=False, entries=b"")
+    empty = Row(SIGNERS[signer].node_id, 1, seq, 0, bytes(8), 0, 0, octets, 0, 0, 0, 0, is_described=False, entries=b"")
     content = seal_row(empty, SIGNERS[signer], GROUPS[group]).content
     expires_ns = NOW_NS + expires_s * NS_PER_S
     return Record.of_row(SIGNERS[signer].node_id, content, group=GROUPS[group], expires_ns=expires_ns, place=PLACES[place])

@@ -1,0 +1,60 @@
+"""Which entry of a row speaks of whom: our own member order, and that of rows whose signer's roster is another.
+
+A described row names its entries by 32-bit ids. An id that two of our members share, or that a row gives twice, names nobody. Rows of one
+foreign roster come from many members, so its mapping is kept; the mappings are bounded and forgotten together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from srwan.gossip.owl import Entries, spread
+from srwan.gossip.row import Ids, Row, entry_id
+from srwan.types import NodeId
+
+__all__ = ["Roster"]
+
+_Positions: TypeAlias = npt.NDArray[np.int64]
+
+FOREIGN_ROSTERS_MAX = 128
+"""Mappings kept; one a member."""
+
+
+class Roster:
+    """The member order of one view.
+
+    Args:
+        members: in rising order.
+        digest: 8 bytes that name this roster (`View.digest`).
+    """
+
+    def __init__(self, members: Sequence[NodeId], digest: bytes) -> None:
+        self.size = len(members)
+        self.digest = digest
+        self.ids: Ids = np.array([entry_id(node) for node in members], np.uint32)
+        """32-bit ids, shape (n,)."""
+        self._key = self.ids.astype("<u4").tobytes()
+        self._positions: dict[bytes, _Positions] = {}
+
+    def align(self, row: Row) -> Row | Entries | None:
+        """Return the entries of a row in our order; None if it is in slot order of another roster, and so means nothing here."""
+        if not row.is_described:
+            return row if row.roster_digest == self.digest and row.count == self.size else None
+        key = row.entries[: 4 * row.count]
+        return row if key == self._key else spread(row, self._positions_of(key), self.size)
+
+    def _positions_of(self, key: bytes) -> _Positions:
+        """For each of the packed ids the index of the one member it names, -1 if it names none or is named twice."""
+        positions = self._positions.get(key)
+        if positions is None:
+            matches = np.frombuffer(key, "<u4")[:, None] == self.ids[None, :]
+            is_sure = (matches.sum(axis=1) == 1) & (matches @ matches.sum(axis=0) == 1)
+            positions = np.where(is_sure, np.argmax(matches, axis=1), -1).astype(np.int64)
+            if len(self._positions) >= FOREIGN_ROSTERS_MAX:
+                self._positions.clear()
+            self._positions[key] = positions
+        return positions
