@@ -8,7 +8,7 @@ import attrs
 
 from srwan.types import NodeId, PeerMisbehaved
 
-__all__ = ["ClockRealigned", "EchoMeasured", "EquivocationSeen", "MatrixFilled", "MatrixIncomplete", "PulseEvent"]
+__all__ = ["ClockRealigned", "EchoMeasured", "EquivocationSeen", "MatrixFilled", "MatrixIncomplete", "PeerClockMoved", "PulseEvent"]
 
 
 @attrs.frozen(slots=True)
@@ -59,7 +59,16 @@ class EchoMeasured:
 
     node_id: NodeId
     round_trip_ms: float
-    """Without the time the probe spent there by its own stamps, ms."""
+    """From probe to echo by the own clock, ms."""
+    held_ms: float
+    """How much of it the member says it held the probe, ms; a claim."""
 
 
-PulseEvent: TypeAlias = MatrixFilled | MatrixIncomplete | ClockRealigned | EquivocationSeen | EchoMeasured | PeerMisbehaved
+@attrs.frozen(slots=True)
+class PeerClockMoved:
+    """A member restarted or moved its group time: older measurements with it do not compare."""
+
+    node_id: NodeId
+
+
+PulseEvent: TypeAlias = MatrixFilled | MatrixIncomplete | ClockRealigned | EquivocationSeen | EchoMeasured | PeerClockMoved | PeerMisbehaved

@@ -53,11 +53,12 @@ NONCES_MAX = 4
 
 
 class _Peer:
-    __slots__ = ("is_settled", "next_probe_at", "nonces", "round_trip_ns", "theta_ns", "tries")
+    __slots__ = ("held_ns", "is_settled", "next_probe_at", "nonces", "round_trip_ns", "theta_ns", "tries")
 
     def __init__(self, now: float) -> None:
         self.theta_ns: int | None = None
         self.round_trip_ns: int | None = None
+        self.held_ns = 0
         self.is_settled = False
         self.next_probe_at = now
         self.tries = 0
@@ -154,6 +155,7 @@ class GroupTime:
             return False
         peer.theta_ns = theta_ns
         peer.round_trip_ns = round_trip_ns
+        peer.held_ns = t3_ns - t2_ns
         peer.is_settled = is_settled
         peer.tries = 0
         peer.next_probe_at = now + self._period()
@@ -185,6 +187,16 @@ class GroupTime:
         """Return the last probe's round trip without the time it spent at the peer, ms; None if there was none."""
         peer = self._peers.get(node)
         return None if peer is None or peer.round_trip_ns is None else peer.round_trip_ns / 1e6
+
+    def held_ms(self, node: NodeId) -> float:
+        """Return how long the peer says that it held the last probe, ms; 0.0 if there was none."""
+        peer = self._peers.get(node)
+        return 0.0 if peer is None else peer.held_ns / 1e6
+
+    def clock_stepped(self, by_ns: int) -> None:
+        """This host's clock was stepped: take it back out of group time, and let the others know."""
+        self.clock_epoch = (self.clock_epoch + 1) & 0xFF
+        self.offset_ns -= by_ns
 
     def handle_timer(self, now: float) -> int:
         """Settle or check, if it is time. Return by how many ns group time moved, mostly 0."""

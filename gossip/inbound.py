@@ -8,11 +8,15 @@ the numbers of the peer's rounds; a round is lost when three later ones came fir
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from srwan.gossip.row import SignedRow
+import numpy as np
+
+from srwan.gossip.owl import Entries
+from srwan.gossip.row import OWL_OUTSIDE, SignedRow, encode_jitter, encode_loss, encode_owl
 from srwan.types import UdpAddress
 
-__all__ = ["Arrivals", "Inbound"]
+__all__ = ["Arrivals", "Inbound", "told_by"]
 
 JITTER_SAMPLES = 16
 LOSS_ROUNDS = 100
@@ -31,13 +35,16 @@ _DIFFERENCE_SCALE = 1 / math.sqrt(2) / JITTER_SAMPLES
 class Arrivals:
     """Loss of one peer's rounds. `seq` is any round that arrived."""
 
-    __slots__ = ("_arrived", "_highest", "_judged", "_rounds", "loss")
+    __slots__ = ("_arrived", "_highest", "_rounds", "judged", "loss", "lost")
 
     def __init__(self, seq: int) -> None:
         self._highest = seq
         self._arrived = 1
         self._rounds = 1
-        self._judged = 0
+        self.judged = 0
+        """Rounds known to be lost or arrived."""
+        self.lost = 0
+        """Of these, the lost."""
         self.loss = 0.0
         """Exponential mean of lost (1) and arrived (0), over 100 rounds."""
 
@@ -54,8 +61,9 @@ class Arrivals:
             self._rounds += 1
             if self._rounds > REORDER_ROUNDS:
                 is_lost = not self._arrived >> REORDER_ROUNDS & 1
-                self._judged += 1
-                self.loss += (is_lost - self.loss) / min(self._judged + LOSS_PRIOR_ROUNDS, LOSS_ROUNDS)
+                self.judged += 1
+                self.lost += is_lost
+                self.loss += (is_lost - self.loss) / min(self.judged + LOSS_PRIOR_ROUNDS, LOSS_ROUNDS)
         self._highest = seq
 
 
@@ -73,7 +81,6 @@ class Inbound:
         "_previous_ms",
         "address",
         "arrivals",
-        "asks",
         "is_verified",
         "jitter_ms",
         "reacted_at",
@@ -92,8 +99,6 @@ class Inbound:
         """The latest row."""
         self.arrivals: Arrivals | None = None
         """None until the first row."""
-        self.asks = 0
-        """How often this member asked it to say something again."""
         self.is_verified = False
         """Whether the signature of the row held was checked."""
         self.jitter_ms = 0.0
@@ -157,3 +162,14 @@ class Inbound:
             return False
         self._echo_tokens -= 1.0
         return True
+
+
+def told_by(peers: Iterable[Inbound], n: int, group_ns: int, now: float, fresh_s: float) -> Entries:
+    """Return what a member has to tell of its inbound edges: n entries in member order. Cost: 120 us for n = 100."""
+    told_ms, jitter, loss = np.full(n, np.nan), np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+    for peer in peers:
+        told_ms[peer.slot] = peer.told_ms(now, fresh_s)
+        jitter[peer.slot] = encode_jitter(peer.jitter_ms)
+        loss[peer.slot] = encode_loss(peer.arrivals.loss) if peer.arrivals is not None else 0
+    base_us, codes = encode_owl(told_ms)
+    return Entries(codes, jitter, loss, base_us, group_ns, int(np.count_nonzero(codes < OWL_OUTSIDE)))

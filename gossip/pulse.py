@@ -26,27 +26,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
-import numpy as np
 
 from srwan.errors import BadSignature, DecodeError, LimitExceeded, RemoteProtocolError
-from srwan.gossip.events import ClockRealigned, EchoMeasured, EquivocationSeen, MatrixFilled, MatrixIncomplete, PulseEvent
+from srwan.gossip.events import ClockRealigned, EchoMeasured, EquivocationSeen, MatrixFilled, MatrixIncomplete, PeerClockMoved, PulseEvent
 from srwan.gossip.group_time import GroupTime
-from srwan.gossip.inbound import Arrivals, Inbound
+from srwan.gossip.inbound import Arrivals, Inbound, told_by
 from srwan.gossip.owl import Entries, OwlMatrix, OwlSnapshot
+from srwan.gossip.repair import Repair
 from srwan.gossip.roster import Roster
 from srwan.gossip.rounds import Rounds
-from srwan.gossip.row import (
-    OWL_OUTSIDE,
-    RAW_MS_MAX,
-    ClockClaim,
-    Row,
-    SignedRow,
-    encode_jitter,
-    encode_loss,
-    encode_owl,
-    open_row,
-    seal_row,
-)
+from srwan.gossip.row import ENTRIES_MAX, RAW_MS_MAX, ClockClaim, Row, SignedRow, open_row, seal_row
 from srwan.identity import Identity
 from srwan.overlay.frame import Frame, FrameCodec, FrameType, content_digest
 from srwan.types import NodeId, PeerMisbehaved, UdpAddress
@@ -72,16 +61,8 @@ TICK_HOLES_S = 5.0
 """How often the matrix is looked at: soon after a change while it is incomplete, calmly while it is whole, and rarely while it has holes
 that last, because then they must be counted."""
 BUSY_S = 10.0
-REPAIR_AFTER_S = 1.0
-"""No asking before so long after the others should have told: the bursts bring most."""
-REPAIR_PATIENCE_S = 0.7
-ASKS_MAX = 6
-"""Asks to one peer for one thing; then the hole is taken as real."""
-ASKS_PER_TICK_MAX = 32
 RESEND_GAP_S = 0.2
 EVENTS_MAX = 1024
-MEMBERS_MAX = 128
-"""As many as a row has entries for."""
 
 FLAG_AGAIN = 1
 """PULSE: please send yours once more, to me."""
@@ -135,13 +116,13 @@ class Pulse:
         self._slot = 0
         self._own: SignedRow | None = None
         self._rounds = Rounds(period_s, rng)
+        self._repair = Repair(self._fresh_s, rng)
         self._roster = Roster((identity.node_id,), bytes(8))
         self._queue: deque[_Outgoing] = deque()
         self._events: deque[PulseEvent] = deque()
         self._seq = 0
         self._told: _Told | None = None
         self._owed_at = -math.inf
-        self._repair_at = math.inf
         self._rounds_since_change = 0
         self._is_round_due: bool | None = None
         self._is_timer_moved = False
@@ -155,6 +136,8 @@ class Pulse:
         """The group's raw one-way latencies as known here."""
         self.time = GroupTime(rng)
         """This member's offset to group time."""
+        self.new_row: Row | None = None
+        """The row that the last frame brought, None if it brought none or an old one."""
         self.drops: Counter[str] = Counter()
         """Input dropped, by reason."""
         self.counters: tuple[int, int, int] = (0, 0, 0)
@@ -183,19 +166,19 @@ class Pulse:
         return self._roster.digest
 
     @property
-    def is_full(self) -> bool:
-        """Whether the whole matrix was known when it was last looked at."""
-        return self._is_full
+    def has_output(self) -> bool:
+        """Whether `datagrams_to_send` would yield something."""
+        return bool(self._queue) or self._is_round_due is not None
 
     def set_members(self, members: Mapping[NodeId, UdpAddress], digest: bytes, now: float) -> None:
         """Say who the members are; this one may be among them. Pair keys are agreed with new ones.
 
         Args:
-            members: where each is sent to; at most MEMBERS_MAX, the excess (greatest ids) is left out.
+            members: where each is sent to; at most ENTRIES_MAX, the excess (greatest ids) is left out.
             digest: 8 bytes that name this roster (`View.digest`).
             now: monotonic seconds.
         """
-        others = {node: members[node] for node in sorted(members.keys() - {self._identity.node_id})[: MEMBERS_MAX - 1]}
+        others = {node: members[node] for node in sorted(members.keys() - {self._identity.node_id})[: ENTRIES_MAX - 1]}
         for gone in [node for node in self._peers if node not in others]:
             del self._peers[gone]
         added = False
@@ -229,7 +212,7 @@ class Pulse:
         return None if peer is None else peer.signed
 
     def snapshot(self, now: float) -> OwlSnapshot:
-        """Return the matrix as of `now`, what this member would tell now included; see `OwlMatrix.snapshot`."""
+        """Return the matrix as of `now`, what this member would tell now included."""
         self._note_own(now)
         return self.matrix.snapshot(now)
 
@@ -242,6 +225,20 @@ class Pulse:
         """Send a member a probe; its echo is an EchoMeasured. Without effect for others."""
         if node in self._peers:
             self._queue.append(_Outgoing(node, FrameType.PROBE))
+
+    def rounds_judged(self) -> dict[NodeId, tuple[int, int]]:
+        """Return for every member heard how many of its rounds were lost, of how many judged, since it started."""
+        return {node: (peer.arrivals.lost, peer.arrivals.judged) for node, peer in self._peers.items() if peer.arrivals is not None}
+
+    def clock_stepped(self, by_ms: float, now: float) -> None:
+        """This host's clock was found to have stepped: group time does not follow, and all measurements start again."""
+        self.time.clock_stepped(int(by_ms * 1e6))
+        for peer in self._peers.values():
+            peer.forget()
+        heard_ns, heard_at = self._heard
+        self.matrix.forget(self._identity.node_id, valid_after_ns=self.group_ns(heard_ns) + int((now - heard_at + CLOCK_MOVE_S) * 1e9))
+        self._emit(ClockRealigned(-by_ms, self.time.clock_epoch))
+        self._note_change(now)
 
     def tell_soon(self, now: float) -> None:
         """Make an extra round soon, even if it tells nothing new: somebody doubts that this member lives."""
@@ -269,6 +266,7 @@ class Pulse:
             return False
         peer.address = source  # authenticated: this is where it is now
         self._is_timer_moved = False
+        self.new_row = None
         try:
             if frame.type is FrameType.PULSE:
                 self._receive_pulse(peer, frame, rx_ns, now)
@@ -430,6 +428,7 @@ class Pulse:
         else:
             peer.arrivals.add(row.seq)
         peer.signed = signed
+        self.new_row = row
         entries = self._roster.align(row)
         if entries is None:
             self.drops["roster"] += 1
@@ -439,6 +438,7 @@ class Pulse:
     def _forget_clock(self, peer: Inbound, row: Row, rx_ns: int, now: float) -> None:
         """A peer restarted or moved its group time: nothing measured with its old clock compares with what comes."""
         peer.forget()
+        self._emit(PeerClockMoved(row.node_id))
         self.matrix.forget(row.node_id, valid_after_ns=self.group_ns(rx_ns) + int(CLOCK_MOVE_S * 1e9))
         if now - peer.reacted_at >= REACTION_GAP_S:
             peer.reacted_at = now
@@ -469,7 +469,8 @@ class Pulse:
         self._is_timer_moved = True
         round_trip_ms = self.time.round_trip_ms(frame.sender)
         if round_trip_ms is not None:
-            self._emit(EchoMeasured(frame.sender, round_trip_ms))
+            held_ms = self.time.held_ms(frame.sender)
+            self._emit(EchoMeasured(frame.sender, round_trip_ms + held_ms, held_ms))
 
     def _compare(self, held: SignedRow, other: SignedRow) -> None:
         """Two contents at one (boot, seq): equivocation if both are signed, else one of them is a forgery."""
@@ -510,42 +511,16 @@ class Pulse:
         self._own = seal_row(row, self._identity, self._group)
         self.matrix.add_row(self._slot, row, now)
         self._told = told = _Told(row, self._own.content, content_digest(self._own.content), now)
-        asked = self._ask(now) if now >= self._repair_at else frozenset[NodeId]()
+        asked = self._repair.choose(self._peers, self.matrix, now) if self._repair.is_due(now) else ()
         for node in self._peers:
             self._queue.append(_Outgoing(node, FrameType.PULSE, told.content, told.digest, FLAG_AGAIN if node in asked else 0))
 
     def _own_entries(self, group_ns: int, now: float) -> Entries:
-        """What this member has to tell now."""
-        n = len(self.matrix.members)
-        told_ms, jitter, loss = np.full(n, np.nan), np.zeros(n, np.uint8), np.zeros(n, np.uint8)
-        for peer in self._peers.values():
-            told_ms[peer.slot] = peer.told_ms(now, self._fresh_s + STALE_EXTRA_S)
-            jitter[peer.slot] = encode_jitter(peer.jitter_ms)
-            loss[peer.slot] = encode_loss(peer.arrivals.loss) if peer.arrivals is not None else 0
-        base_us, codes = encode_owl(told_ms)
-        return Entries(codes, jitter, loss, base_us, group_ns, int(np.count_nonzero(codes < OWL_OUTSIDE)))
+        return told_by(self._peers.values(), len(self.matrix.members), group_ns, now, self._fresh_s + STALE_EXTRA_S)
 
     def _note_own(self, now: float) -> None:
         heard_ns, heard_at = self._heard
         self.matrix.add_row(self._slot, self._own_entries(self.group_ns(heard_ns) + int((now - heard_at) * 1e9), now), now)
-
-    def _ask(self, now: float) -> frozenset[NodeId]:
-        """Return whom to ask for their pulse once more, and count the asking."""
-        if self.matrix.is_full(now):
-            return frozenset()
-        heard = [peer.slot for peer in self._peers.values() if peer.since <= now - REPAIR_PATIENCE_S]
-        lacking = set(self.matrix.lacking(now, heard))
-        asked: list[NodeId] = []
-        for node, peer in self._peers.items():
-            if peer.slot not in lacking and peer.heard_at >= now - self._fresh_s:
-                peer.asks = 0
-            elif peer.asks < ASKS_MAX:
-                asked.append(node)
-        if len(asked) > ASKS_PER_TICK_MAX:
-            asked = self._rng.sample(asked, ASKS_PER_TICK_MAX)
-        for node in asked:
-            self._peers[node].asks += 1
-        return frozenset(asked)
 
     def _tick(self, now: float) -> None:
         """Look whether the matrix is whole, and ask for what is missing."""
@@ -560,8 +535,8 @@ class Pulse:
         self._is_full = is_full
         is_busy = not is_full and now - self._changed_at < BUSY_S
         self._tick_at = now + (TICK_BUSY_S if is_busy else TICK_S if is_full else TICK_HOLES_S)
-        if is_busy and now >= self._repair_at and self._told is not None:
-            for node in sorted(self._ask(now)):
+        if is_busy and self._repair.is_due(now) and self._told is not None:
+            for node in self._repair.choose(self._peers, self.matrix, now):
                 self._queue.append(_Outgoing(node, FrameType.PULSE, self._told.content, self._told.digest, FLAG_AGAIN))
 
     def _is_all_told(self, now: float) -> bool:
@@ -584,9 +559,7 @@ class Pulse:
     def _expect_news(self, now: float, last_at: float) -> None:
         """Something changed, and others tell of it on their own until about `last_at`; afterwards it is worth asking."""
         self._changed_at = now
-        self._repair_at = last_at + REPAIR_AFTER_S
-        for peer in self._peers.values():
-            peer.asks = 0
+        self._repair.expect_news(last_at)
         self._tick_at = min(self._tick_at, now + TICK_BUSY_S)
 
     def _move_clock(self, by_ns: int, now: float, *, is_told: bool) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from srwan.overlay.group import GroupId, group_id
     from srwan.overlay.join import GroupFounded, GroupJoined, JoinPlan
     from srwan.overlay.libp2p_host import Libp2pHost, open_libp2p
-    from srwan.overlay.membership import MemberJoined, MemberLeft, Membership, MemberUpdated, ViewChanged
+    from srwan.overlay.member_events import MemberAccused, MemberJoined, MemberLeft, MemberUpdated, SelfBuried, ViewChanged
+    from srwan.overlay.membership import Membership
     from srwan.overlay.memory import MemoryNetwork
     from srwan.overlay.peers import AddressBook
     from srwan.overlay.rendezvous import IntroducerRecord
@@ -40,6 +41,7 @@ __all__ = [
     "JoinPlan",
     "Libp2pHost",
     "Member",
+    "MemberAccused",
     "MemberJoined",
     "MemberLeft",
     "MemberUpdated",
@@ -48,6 +50,7 @@ __all__ = [
     "OverlayConfig",
     "OverlayService",
     "Role",
+    "SelfBuried",
     "SessionEstablished",
     "SessionFailed",
     "Sessions",
@@ -77,20 +80,22 @@ __getattr__, __dir__ = lazy_names(
         "JoinPlan": "join",
         "Libp2pHost": "libp2p_host",
         "Member": "view",
-        "MemberJoined": "membership",
-        "MemberLeft": "membership",
-        "MemberUpdated": "membership",
+        "MemberAccused": "member_events",
+        "MemberJoined": "member_events",
+        "MemberLeft": "member_events",
+        "MemberUpdated": "member_events",
         "Membership": "membership",
         "MemoryNetwork": "memory",
         "OverlayConfig": "service",
         "OverlayService": "service",
         "Role": "view",
+        "SelfBuried": "member_events",
         "SessionEstablished": "session",
         "SessionFailed": "session",
         "Sessions": "session",
         "UdpTransport": "udp",
         "View": "view",
-        "ViewChanged": "membership",
+        "ViewChanged": "member_events",
         "group_id": "group",
         "open_libp2p": "libp2p_host",
         "open_udp": "udp",

@@ -66,6 +66,7 @@ class FrameType(enum.IntEnum):
     LEAVE = 9
     MEMBERS = 10
     REPORTED = 11
+    VOTE = 12
 
 
 @attrs.frozen(slots=True)

@@ -35,8 +35,9 @@ from srwan.overlay.drops import DropCounter
 from srwan.overlay.frame import FRAME_PLANE, Frame, FrameCodec, FrameType
 from srwan.overlay.group import GroupId, group_id, group_tag, placement
 from srwan.overlay.join import Ask, Done, GroupFounded, GroupJoined, JoinPlan, Lookup, Publish, Wait
+from srwan.overlay.member_events import IdentityConflict, MemberAccused, MemberJoined, MemberLeft, SelfBuried, ViewChanged
 from srwan.overlay.member_frames import decode_roster, encode_roster
-from srwan.overlay.membership import LEAVE_REPEAT_S, IdentityConflict, MemberJoined, MemberLeft, Membership, ViewChanged
+from srwan.overlay.membership import LEAVE_REPEAT_S, Membership
 from srwan.overlay.peers import BOOK_BYTES_MAX, AddressBook
 from srwan.overlay.rendezvous import RECORD_TTL_S, IntroducerRecord
 from srwan.overlay.session import SESSION_PLANE, Sessions
@@ -51,7 +52,7 @@ JOIN_PROTOCOL = "/srwan/join/1"
 REQUEST_TIMEOUT_S = 5.0
 """An introducer that needs longer is overloaded; the next one is asked."""
 GOODBYE_S = 0.5
-USUAL_REASONS = frozenset({"unknown-sender", "stale", "expired", "replay", "ack-late"})
+USUAL_REASONS = frozenset({"unknown-sender", "stale", "expired", "replay", "ack-late", "hold-off", "left"})
 """Drops that restarts, loss and reordering bring about: no warning."""
 BOOK_SAVE_S = 60.0
 INTERNAL_PAUSE_S = 1.0
@@ -60,7 +61,7 @@ FLUSH_ROUNDS_MAX = 64
 """Events that cause events; the rest waits for the next flush."""
 
 _S = 1_000_000_000
-_MEMBERSHIP_TYPES = frozenset({FrameType.JOIN, FrameType.LEAVE, FrameType.PULL, FrameType.MEMBERS})
+_MEMBERSHIP_TYPES = frozenset({FrameType.JOIN, FrameType.LEAVE, FrameType.PULL, FrameType.MEMBERS, FrameType.ACCUSE})
 
 PlaneHandler: TypeAlias = Callable[[bytes, UdpAddress, int], None]
 """Takes a datagram, its source, and its receive stamp in ns of the stamp clock."""
@@ -139,13 +140,14 @@ class OverlayService:
         self._rng = rng
         self._udp = config.announce_udp or transport.local_addresses[:4]
         self._control_multiaddrs = config.announce_control or control.local_address.multiaddrs[:4]
-        self.membership = Membership(identity, self.frames, self.view, self._certify, rng, is_placed=self._is_placed)
+        self.membership = Membership(identity, self.frames, self.view, self._certify, rng, boot=clock.boot_id, is_placed=self._is_placed)
         """Keeps the view; others only ask it for addresses and tell it digests."""
         self._book = AddressBook()
         self._is_book_changed = False
         self._drops = DropCounter()
         self._planes: dict[int, PlaneHandler] = {FRAME_PLANE: self._on_frame, SESSION_PLANE: self._on_session}
         self._frame_handlers: dict[FrameType, FrameHandler] = {}
+        self._types_from_former: set[FrameType] = set()
         self._after_batch: list[Callable[[], None]] = []
         self._event_callbacks: list[Callable[[object], None]] = []
         self._is_flushing = False
@@ -155,7 +157,7 @@ class OverlayService:
         self._rearm = trio.Event()
         self._is_alone = trio.Event()
         try:
-            self._certify(0, clock.wall_ns(), False)
+            self._certify(clock.boot_id, 0, clock.wall_ns(), False)
         except LocalProtocolError as error:
             raise ConfigError("announce", str(error), "set addresses that others can reach, and a short name") from None
 
@@ -177,8 +179,13 @@ class OverlayService:
             raise KeyError(node_id)
         return ControlAddress(node_id, member.control)
 
-    def on_frames(self, types: Iterable[FrameType], handler: FrameHandler) -> None:
+    def on_frames(self, types: Iterable[FrameType], handler: FrameHandler, *, from_former: bool = False) -> None:
         """Have members' frames of these types handled. A RemoteProtocolError that the handler raises is counted.
+
+        Args:
+            types: none of them taken yet.
+            handler: called synchronously.
+            from_former: also frames of former members whose keys are still kept.
 
         Raises:
             LocalProtocolError: a type is taken.
@@ -187,6 +194,8 @@ class OverlayService:
             if kind in _MEMBERSHIP_TYPES or kind in self._frame_handlers:
                 raise LocalProtocolError(f"frames of type {kind.name} are handled already")
             self._frame_handlers[kind] = handler
+            if from_former:
+                self._types_from_former.add(kind)
 
     def on_plane(self, plane: int, handler: PlaneHandler) -> None:
         """Have datagrams whose first byte starts with these four bits handled.
@@ -301,13 +310,12 @@ class OverlayService:
 
     def _on_open_frame(self, frame: Frame, source: UdpAddress, rx_ns: int) -> None:
         is_member = frame.sender in self.view
-        if is_member:
-            self.membership.note_heard(frame.sender, source, self._batch_now)
+        self.membership.note_heard(frame.sender, source, self._batch_now)
         if frame.type in _MEMBERSHIP_TYPES:
             self.membership.receive_frame(frame, source, self._batch_now, self._batch_wall_ns)
             return
         handler = self._frame_handlers.get(frame.type)
-        if handler is not None and is_member:
+        if handler is not None and (is_member or frame.type in self._types_from_former):
             handler(frame, source, rx_ns)
         else:
             self._drops.count_quietly("no-handler" if handler is None else "late")  # late: it left, its last frames are still coming
@@ -378,6 +386,10 @@ class OverlayService:
                 self.sessions.drop_peer(node_id)
             case ViewChanged(size=1):
                 self._is_alone.set()
+            case MemberAccused(subject=subject, observer=observer, accusers=accusers, needed=needed):
+                logger.debug("%s does not hear %s: %d of %d needed", observer, subject, accusers, needed)
+            case SelfBuried():
+                logger.warning("the group gave this node up: too many of its observers did not hear it")
             case IdentityConflict(boot=boot):
                 logger.warning("another run (boot %d) uses this node's identity, or our clock was set back", boot)
             case _:
@@ -484,10 +496,10 @@ class OverlayService:
     def _is_placed(self, node_id: NodeId) -> bool:
         return placement(node_id, self._config.salt, len(self._config.prefix)) == self._config.prefix
 
-    def _certify(self, seq: int, wall_ns: int, is_leaving: bool) -> bytes:
+    def _certify(self, boot: int, seq: int, wall_ns: int, is_leaving: bool) -> bytes:
         return Member(
             node_id=self.identity.node_id,
-            boot=self._clock.boot_id,
+            boot=boot,
             seq=seq,
             name=self._config.name,
             udp=self._udp,

@@ -4,11 +4,12 @@ A certificate is what a node says about itself, signed by itself: where it is, w
 write or alter it, so it does not matter from whom it comes, and a view needs no consensus: it is a map from node to its newest
 certificate, newest by (boot, seq); a leaving certificate is a tombstone that stays until it expires, so that an older copy cannot bring
 the node back. Merging is commutative, associative and idempotent: two views that saw the same certificates are equal, in whatever order
-they came.
+they came. A burial (the proof that a quorum declared one run dead, `verdict.py`) is a grave: no certificate of that node up to that boot
+lives any more, whatever its seq; a later boot does. Of two graves of a node the one of the later boot is kept.
 
-Invariants. At most `MEMBERS_MAX` living members and `TOMBSTONES_MAX` tombstones. The digest depends on ids and boots of the living
-only, not on seq, so renewals do not disturb it. At one (boot, seq) a leaving body beats a living one, and of two living bodies the
-first stays: the signer equivocated, which can change what is known of itself but never the digest.
+Invariants. At most `MEMBERS_MAX` living members, `TOMBSTONES_MAX` tombstones and `GRAVES_MAX` graves. The digest depends on ids and boots
+of the living only, not on seq, so renewals do not disturb it. At one (boot, seq) a leaving body beats a living one, and of two living
+bodies the first stays: the signer equivocated, which can change what is known of itself but never the digest.
 
 A boot id rises with the time of start and wraps every 13.6 years; a node that restarts across the wrap is taken up again when its last
 certificate expires.
@@ -35,6 +36,7 @@ from srwan.types import GeoAsn, NodeId, UdpAddress
 from srwan.wire import Envelope, pack, unpack
 
 __all__ = [
+    "Grave",
     "Member",
     "Role",
     "View",
@@ -50,12 +52,16 @@ MEMBERS_MAX = 128
 """Living members of a view: a group has up to 100, the rest is room while one splits."""
 TOMBSTONES_MAX = 128
 """Leaving certificates kept; the one to expire first goes when there are more."""
+GRAVES_MAX = 128
+"""Graves kept, 1 to 7 kB each; the one to expire first goes when there are more."""
 CERTIFICATE_BYTES_MAX = 600
 """Sealed certificate: a JOIN frame holds one in any case; a usual one has 220 B."""
 LIFETIME_S_DEFAULT = 600
 LIFETIME_S_MAX = 900
 MEMBER_SKEW_S = 60
 """How far a certificate's issue time may lie ahead of our wall clock; a node whose clock is worse cannot join."""
+GRAVE_S = LIFETIME_S_MAX + 2 * MEMBER_SKEW_S
+"""A grave is kept this long after its last accusation: as long as a certificate of that run can be valid, with two clocks a minute off."""
 NAME_CHARS_MAX = 32
 UDP_ADDRESSES_MAX = 4
 CONTROL_ADDRESSES_MAX = 4
@@ -302,6 +308,18 @@ def require_not_expired(expires_ns: int, wall_ns: int) -> None:
         raise StaleRecord(f"expired {(wall_ns - expires_ns) / _S:.0f} s ago", reason="expired")
 
 
+@attrs.frozen(slots=True)
+class Grave:
+    """The burial of all runs of a node up to one."""
+
+    boot: int
+    """Certificates of this boot and of earlier ones are dead."""
+    bundles: tuple[bytes, ...]
+    """The proof: bundles of accusations (`accusation.py`); checked before it came here."""
+    until_ns: int
+    """Wall time at which the grave is forgotten, ns since 1970."""
+
+
 class View:
     """The newest certificate of every node of one group. A core: no clock, no sockets.
 
@@ -312,6 +330,7 @@ class View:
     def __init__(self, group: bytes = NO_GROUP) -> None:
         self._group = group
         self._held: dict[NodeId, _Held] = {}
+        self._graves: dict[NodeId, Grave] = {}
         self._stamps: list[bytes] = []
         """Id and boot of every living member, sorted: what the digest covers."""
         self._living: tuple[Member, ...] | None = ()
@@ -326,6 +345,16 @@ class View:
     def __contains__(self, node_id: NodeId) -> bool:
         """Say whether a node is a living member."""
         return self.get(node_id) is not None
+
+    @property
+    def group(self) -> bytes:
+        """First 8 bytes of the group id."""
+        return self._group
+
+    @property
+    def graves(self) -> tuple[tuple[NodeId, Grave], ...]:
+        """Who was buried, in the order of burial; at most `GRAVES_MAX`."""
+        return tuple(self._graves.items())
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -384,6 +413,10 @@ class View:
         held = self._held.get(node_id)
         return held is not None and held.certificate == certificate
 
+    def grave(self, node_id: NodeId) -> Grave | None:
+        """Return the burial of a node's runs up to a boot, if there was one."""
+        return self._graves.get(node_id)
+
     def examine(self, certificate: bytes, wall_ns: int) -> Member | None:
         """Return and raise what `merge` would; nothing changes.
 
@@ -392,6 +425,9 @@ class View:
         member = Member.open(certificate, wall_ns=wall_ns)
         if member.group != self._group:
             raise DecodeError(f"a certificate of another group, {member.group.hex()}", reason="group")
+        grave = self._graves.get(member.node_id)
+        if grave is not None and member.boot <= grave.boot:
+            return None
         held = self._held.get(member.node_id)
         if held is not None and not held.is_older_than(member, certificate):
             return None
@@ -407,7 +443,7 @@ class View:
             wall_ns: wall time now.
 
         Returns:
-            The member if this is news (it may be leaving); None if the same or a newer certificate is held.
+            The member if this is news (it may be leaving); None if the same or a newer certificate is held, or that run is buried.
 
         Raises:
             RemoteProtocolError: as `Member.open`; of another group ("group"); another body at the same version (`Equivocation`, the
@@ -430,10 +466,31 @@ class View:
             self._bound_tombstones()
         return member
 
+    def bury(self, node_id: NodeId, grave: Grave) -> Member | None:
+        """Declare all runs of a node up to a boot dead; return the living member that this removed. An earlier grave is replaced."""
+        held_grave = self._graves.get(node_id)
+        if held_grave is not None and held_grave.boot >= grave.boot:
+            return None
+        self._graves.pop(node_id, None)
+        self._graves[node_id] = grave
+        self._next_expiry_ns = min(grave.until_ns, self._next_expiry_ns or grave.until_ns)
+        if len(self._graves) > GRAVES_MAX:
+            del self._graves[min(self._graves, key=lambda node: (self._graves[node].until_ns, node))]
+        held = self._held.get(node_id)
+        if held is None or held.member.boot > grave.boot:
+            return None
+        del self._held[node_id]
+        if held.member.is_leaving:
+            return None
+        self._living = None
+        self._restamp(_stamp_of(held.member), None)
+        return held.member
+
     def expire(self, wall_ns: int) -> tuple[Member, ...]:
         """Forget what is no longer valid, and return the living among it, sorted by node id."""
         if self._next_expiry_ns is None or wall_ns < self._next_expiry_ns:
             return ()
+        self._graves = {node: grave for node, grave in self._graves.items() if grave.until_ns > wall_ns}
         gone = sorted((held.member for held in self._held.values() if held.member.expires_ns <= wall_ns), key=lambda gone: gone.node_id)
         for member in gone:
             del self._held[member.node_id]
@@ -441,7 +498,8 @@ class View:
         for member in removed:
             self._restamp(_stamp_of(member), None)
         self._living = None
-        self._next_expiry_ns = min((held.member.expires_ns for held in self._held.values()), default=None)
+        expiries = [held.member.expires_ns for held in self._held.values()] + [grave.until_ns for grave in self._graves.values()]
+        self._next_expiry_ns = min(expiries, default=None)
         return removed
 
     def _restamp(self, old: bytes | None, new: bytes | None) -> None:

@@ -243,6 +243,7 @@ class RoutingService:
             if now >= count_at:
                 count_at = now + COUNT_INTERVAL_S
                 self._tell_counters()
+                self._tell_deliveries()
             for flow in tuple(self._flows.values()):
                 if flow.control is not None:
                     flow.control.handle_timer(now)
@@ -343,7 +344,7 @@ class RoutingService:
 
     def _may_relay(self, node: NodeId) -> bool:
         member = self._overlay.view.get(node)
-        return member is not None and Role.RELAY in member.roles
+        return member is not None and Role.RELAY in member.roles and self._gossip.is_trusted(node)
 
     def _rank_all(self, now: float) -> None:
         """Show all open paths the newest matrix, and forget the tags of paths that were given up."""
@@ -360,6 +361,14 @@ class RoutingService:
         octets_in = sum(came.octets for came, _ in counters.neighbours.values())
         octets_out = sum(went.octets for _, went in counters.neighbours.values())
         self._gossip.set_counters(octets_in, octets_out, sum(count.octets for count in counters.relayed.values()))
+
+    def _tell_deliveries(self) -> None:
+        """Let gossip compare what the watched paths deliver with what their relays tell: the only check that finds some lies."""
+        for flow in self._flows.values():
+            for path in flow.control.paths if flow.control is not None else ():
+                if math.isfinite(path.predicted_ms) and math.isfinite(path.live_ms):
+                    legs_ms = path.predicted_ms - flow.policy.relay_ms * len(path.relays)
+                    self._gossip.path_measured(flow.peer, path.relays, legs_ms, path.live_ms)
 
     def _drain(self, flow: Flow, now: float) -> None:
         """Send the keep-alives a path control wants sent, and tell its events."""

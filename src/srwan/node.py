@@ -23,7 +23,8 @@ import trio
 from srwan.clock import Clock
 from srwan.config import NodeConfig, make_config
 from srwan.errors import ConfigError, OverlayError, UnknownNode
-from srwan.gossip.service import GossipConfig, GossipService
+from srwan.gossip.core import GossipConfig
+from srwan.gossip.service import GossipService
 from srwan.identity import Identity
 from srwan.narrate import describe
 from srwan.overlay.join import GroupFounded, GroupJoined

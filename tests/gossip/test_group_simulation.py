@@ -244,7 +244,7 @@ def test_a_newcomer_is_in_everybodys_matrix_within_three_seconds_and_nobody_move
     for member in group.members:
         group.introduce(60.0 + group.rng.uniform(0, 0.3), member)
     group.run(63.0)
-    assert [True] * 9 == [member.pulse.is_full and len(member.pulse.matrix.members) == 9 for member in group.members]
+    assert [True] * 9 == [member.pulse.matrix.is_full(group.now) and len(member.pulse.matrix.members) == 9 for member in group.members]
     require_true_paths(group, group.members, tolerance_ms=4.0)
     assert [] == events_of(group, ClockRealigned)
 

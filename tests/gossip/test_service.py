@@ -17,7 +17,8 @@ from srwan.gossip.events import EquivocationSeen, MatrixFilled
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import ReporterElected, ReporterTookOver, ReportPublished
 from srwan.gossip.row import open_row, seal_row
-from srwan.gossip.service import GossipConfig, GossipService
+from srwan.gossip.core import GossipConfig
+from srwan.gossip.service import GossipService
 from srwan.identity import Identity
 from srwan.overlay.frame import FrameType
 from srwan.overlay.memory import MemoryNetwork

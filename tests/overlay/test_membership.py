@@ -53,7 +53,7 @@ class Node:
         self.clock_error_s = clock_error_s
         self.frames = FrameCodec(self.identity, 7, boot)
         self.view = View()
-        self.core = Membership(self.identity, self.frames, self.view, self.certify, rng)
+        self.core = Membership(self.identity, self.frames, self.view, self.certify_run, rng, boot=boot)
         self.events: list[MembershipEvent] = []
         self.drops: dict[str, int] = {}
 
@@ -61,9 +61,12 @@ class Node:
         return WALL_NS + int((now + self.clock_error_s) * 1e9)
 
     def certify(self, seq: int, wall_ns: int, is_leaving: bool) -> bytes:
+        return self.certify_run(self.boot, seq, wall_ns, is_leaving)
+
+    def certify_run(self, boot: int, seq: int, wall_ns: int, is_leaving: bool) -> bytes:
         return Member(
             self.node_id,
-            self.boot,
+            boot,
             seq,
             f"node-{self.address[0]}",
             (self.address,),
@@ -349,7 +352,8 @@ def test_a_node_that_left_comes_back_in_the_same_boot_by_outdoing_its_tombstone(
     net.run(net.now + 0.5)
     net.nodes[2] = Node(2, random.Random(9), boot=node.boot)
     net.nodes[2].frames = FrameCodec(node.identity, 7, node.boot + 500)
-    net.nodes[2].core = Membership(node.identity, net.nodes[2].frames, net.nodes[2].view, net.nodes[2].certify, random.Random(4))
+    again = net.nodes[2]
+    again.core = Membership(node.identity, again.frames, again.view, again.certify_run, random.Random(4), boot=again.boot)
     net.ask(2, 0)
     net.run(net.now + 3.0)
     assert net.is_converged()
@@ -438,7 +442,7 @@ def test_a_key_that_is_no_point_of_the_curve_changes_nothing(monkeypatch: pytest
 
 def test_a_node_of_another_group_is_refused_by_placement() -> None:
     one, other = Node(0, random.Random(1)), Node(1, random.Random(2))
-    core = Membership(one.identity, one.frames, View(), one.certify, random.Random(1), is_placed=lambda _: False)
+    core = Membership(one.identity, one.frames, View(), one.certify_run, random.Random(1), boot=1000, is_placed=lambda _: False)
     core.join([], 0.0, WALL_NS)
     with pytest.raises(DecodeError) as caught:
         core.admit(other.node_id, other.certify(0, WALL_NS, False), 0.0, WALL_NS)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from srwan.errors import BadSignature, DecodeError, Equivocation, LimitExceeded, LocalProtocolError, RemoteProtocolError, StaleRecord
 from srwan.identity import Identity
-from srwan.overlay.view import CERTIFICATE_BYTES_MAX, MEMBERS_MAX, TOMBSTONES_MAX, Member, Role, View, certificate_id
-from srwan.types import GeoAsn
+from srwan.overlay.view import CERTIFICATE_BYTES_MAX, GRAVES_MAX, MEMBERS_MAX, TOMBSTONES_MAX, Grave, Member, Role, View, certificate_id
+from srwan.types import GeoAsn, NodeId
 from srwan.wire import Envelope, pack
 
 WALL_NS = 1_800_000_000_000_000_000
@@ -258,3 +258,69 @@ def test_living_and_tombstones_are_bounded() -> None:
     for identity in identities[MEMBERS_MAX:]:
         view.merge(member(identity, is_leaving=True).seal(identity), WALL_NS)
     assert (MEMBERS_MAX, MEMBERS_MAX + TOMBSTONES_MAX) == (len(view), len(view.certificates))
+
+
+def grave(boot: int, until_s: int = 1000) -> Grave:
+    return Grave(boot, (b"proof",), WALL_NS + until_s * S)
+
+
+def test_a_burial_is_final_for_a_run_and_its_elders_whatever_their_seq() -> None:
+    view = View()
+    view.merge(sealed(0, seq=1), WALL_NS)
+    assert view.bury(IDENTITIES[0].node_id, grave(100)) == member(IDENTITIES[0], seq=1)
+    assert (0, (), View().digest, ()) == (len(view), view.ids, view.digest, view.certificates)
+    for changes in ({"seq": 9}, {"boot": 99, "seq": 9}, {"seq": 9, "is_leaving": True}):
+        assert view.merge(sealed(0, **changes), WALL_NS) is None
+    assert view.merge(sealed(0, boot=101), WALL_NS) == member(IDENTITIES[0], boot=101)
+    assert view.bury(IDENTITIES[0].node_id, grave(100)) is None
+    assert view.ids == (IDENTITIES[0].node_id,)
+    assert view.grave(IDENTITIES[0].node_id) == grave(100)
+
+
+def test_a_grave_dug_before_the_certificate_came_keeps_it_out_and_a_later_boot_replaces_it() -> None:
+    view = View()
+    assert view.bury(IDENTITIES[0].node_id, grave(100)) is None
+    assert view.merge(sealed(0), WALL_NS) is None
+    view.bury(IDENTITIES[0].node_id, grave(99))
+    view.bury(IDENTITIES[0].node_id, grave(102))
+    assert view.graves == ((IDENTITIES[0].node_id, grave(102)),)
+    assert view.merge(sealed(0, boot=101), WALL_NS) is None
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.one_of(versions, st.tuples(st.integers(0, 5), st.integers(1, 3))), max_size=25),
+    st.randoms(use_true_random=False),
+)
+def test_a_view_with_burials_depends_on_what_it_saw_and_not_on_the_order(what: list[tuple[Any, ...]], rng: random.Random) -> None:
+    shuffled = what + what[: len(what) // 2]
+    rng.shuffle(shuffled)
+    views = View(), View()
+    for view, order in zip(views, (what, shuffled), strict=True):
+        for index, boot, *rest in order:
+            if rest:
+                merge_all(view, [sealed(index, boot=boot, seq=rest[0], is_leaving=rest[1])])
+            else:
+                view.bury(IDENTITIES[index].node_id, grave(boot))
+    one, other = views
+    assert (one.members, one.digest, sorted(one.certificates)) == (other.members, other.digest, sorted(other.certificates))
+    assert dict(one.graves) == dict(other.graves)
+
+
+def test_a_grave_is_forgotten_when_its_time_is_over() -> None:
+    view = View()
+    view.bury(IDENTITIES[0].node_id, grave(100, 50))
+    view.merge(sealed(1), WALL_NS)
+    assert view.next_expiry_ns == WALL_NS + 50 * S
+    assert view.expire(WALL_NS + 50 * S) == ()
+    assert view.graves == ()
+    assert view.next_expiry_ns == WALL_NS + 600 * S
+    assert view.merge(sealed(0), WALL_NS) == member(IDENTITIES[0])
+
+
+def test_graves_are_bounded_and_the_one_to_be_forgotten_first_goes() -> None:
+    view = View()
+    nodes = [NodeId(index.to_bytes(32, "big")) for index in range(GRAVES_MAX + 1)]
+    for index, node in enumerate(nodes):
+        view.bury(node, grave(1, 1000 + (index or 500)))
+    assert set(nodes) - {nodes[1]} == {node for node, _ in view.graves}

@@ -1,0 +1,66 @@
+"""Whom to ask once more for a pulse: what is missing in the matrix may be had by asking, or may be missing for good.
+
+After a change the others tell of it on their own for some seconds; asking before would double the traffic. Each member is asked a bounded
+number of times for one change, a bounded number of members at a time. A core.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+from srwan.gossip.inbound import Inbound
+from srwan.gossip.owl import OwlMatrix
+from srwan.types import NodeId
+
+__all__ = ["Repair"]
+
+AFTER_S = 1.0
+"""No asking before so long after the others should have told: the bursts bring most."""
+PATIENCE_S = 0.7
+"""A member that was first heard later than this may not have been told of by others yet."""
+ASKS_MAX = 6
+"""Asks to one peer for one change; then the hole is taken as real."""
+ASKS_AT_ONCE_MAX = 32
+
+
+class Repair:
+    """Counts who was asked.
+
+    Args:
+        fresh_s: a member is heard if its last sample is not older.
+        rng: whom to ask first if there are many.
+    """
+
+    def __init__(self, fresh_s: float, rng: random.Random) -> None:
+        self._fresh_s = fresh_s
+        self._rng = rng
+        self._due_at = math.inf
+        self._asks: dict[NodeId, int] = {}
+
+    def expect_news(self, last_at: float) -> None:
+        """Something changed, and others tell of it on their own until about `last_at`."""
+        self._due_at = last_at + AFTER_S
+        self._asks = {}
+
+    def is_due(self, now: float) -> bool:
+        """Say whether asking is worth it already."""
+        return now >= self._due_at
+
+    def choose(self, peers: Mapping[NodeId, Inbound], matrix: OwlMatrix, now: float) -> list[NodeId]:
+        """Return whom to ask now, and count it."""
+        if matrix.is_full(now):
+            return []
+        lacking = set(matrix.lacking(now, [peer.slot for peer in peers.values() if peer.since <= now - PATIENCE_S]))
+        chosen: list[NodeId] = []
+        for node, peer in peers.items():
+            if peer.slot not in lacking and peer.heard_at >= now - self._fresh_s:
+                self._asks.pop(node, None)
+            elif self._asks.get(node, 0) < ASKS_MAX:
+                chosen.append(node)
+        if len(chosen) > ASKS_AT_ONCE_MAX:
+            chosen = self._rng.sample(chosen, ASKS_AT_ONCE_MAX)
+        for node in chosen:
+            self._asks[node] = self._asks.get(node, 0) + 1
+        return chosen

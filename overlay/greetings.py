@@ -1,0 +1,66 @@
+"""Which members are still to be greeted with JOIN, and when. A core's part.
+
+A member is greeted at 0, 0.25, 0.75 and 2 s, until a frame of it shows that it holds the pair key.
+
+Invariants: whoever is `pending` has an attempt due; after the last one nobody is pending.
+"""
+
+from __future__ import annotations
+
+import random
+
+from srwan.overlay.deadlines import Deadlines
+from srwan.types import NodeId
+
+__all__ = ["Greetings"]
+
+GREETING_DELAYS_S = (0.0, 0.25, 0.5, 1.25)
+"""Pauses before the four JOINs to one member: at 0, 0.25, 0.75, 2 s. At 1 % loss each way all four fail once in 10 million."""
+GREETING_JITTER = 0.2
+"""Each pause is up to this share longer, so that a hundred newcomers do not send in step."""
+
+
+class Greetings:
+    """The greetings of one node.
+
+    Args:
+        rng: for jitter.
+    """
+
+    __slots__ = ("_attempts", "_due", "_rng")
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._attempts: dict[NodeId, int] = {}
+        self._due = Deadlines()
+
+    def __contains__(self, node: NodeId) -> bool:
+        """Say whether a member has not answered and will be greeted again."""
+        return node in self._attempts
+
+    def sent(self, node: NodeId, now: float) -> None:
+        """A JOIN goes to `node`: plan the next one, if that was not the last."""
+        attempt = self._attempts.get(node, 0) + 1
+        if attempt >= len(GREETING_DELAYS_S):
+            self.stop(node)
+            return
+        self._attempts[node] = attempt
+        self._due.set(node, now + GREETING_DELAYS_S[attempt] * self._rng.uniform(1.0, 1.0 + GREETING_JITTER))
+
+    def stop(self, node: NodeId) -> None:
+        """It answered, or is gone."""
+        if self._attempts.pop(node, None) is not None:
+            self._due.discard(node)
+
+    def clear(self) -> None:
+        """Greet nobody."""
+        self._attempts.clear()
+        self._due.clear()
+
+    def due_at(self) -> float | None:
+        """When the next JOIN is due, monotonic seconds."""
+        return self._due.due_at()
+
+    def pop_due(self, now: float) -> list[NodeId]:
+        """Return whom to greet now; call `sent` for each."""
+        return self._due.pop_due(now)
