@@ -90,8 +90,9 @@ _ROWS_CACHED = 4096
 """Parsed rows remembered per process, about 5 MB: the same row reaches all routers of a process, and many of them twice."""
 
 
+@functools.lru_cache(maxsize=_ROWS_CACHED)
 def entry_id(node: NodeId) -> int:
-    """Return the 32-bit id that names a member in a described row: the low half of its short id."""
+    """Return the 32-bit id that names a member in a described row: the low half of its short id. The last some are remembered."""
     return node.short & 0xFFFFFFFF
 
 

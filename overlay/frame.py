@@ -21,8 +21,7 @@ import enum
 import hashlib
 import hmac
 import struct
-
-import attrs
+from typing import NamedTuple
 
 from srwan.errors import BadSignature, DecodeError, LimitExceeded, RemoteProtocolError, StaleRecord
 from srwan.identity import Identity
@@ -69,9 +68,8 @@ class FrameType(enum.IntEnum):
     VOTE = 12
 
 
-@attrs.frozen(slots=True)
-class Frame:
-    """An authenticated frame: `sender` knows the pair key, and this is no replay."""
+class Frame(NamedTuple):
+    """An authenticated frame: `sender` knows the pair key, and this is no replay. A tuple, because one is made for every datagram."""
 
     sender: NodeId
     type: FrameType
