@@ -1,6 +1,6 @@
-"""What is measured and told: pulses, the matrix of one-way latencies, group time, the reporter.
+"""What is measured and told: latencies, who may be dead, who lies, what the clocks are, and whose turn it is to report.
 
-Start at `service.py`, which runs `pulse.py` and `reporter.py`; what a member signs is in `row.py`.
+Start at `core.py`, which puts the parts together, and `service.py`, which runs it; what a member signs is in `row.py`.
 """
 
 from __future__ import annotations

@@ -50,12 +50,7 @@ class ClockWatch:
     def set_members(self, places: Mapping[NodeId, GeoAsn], now: float) -> None:
         """Say who the members are, this one included, and where they say they are."""
         self._places = places
-        self._history.set_members(tuple(places))
-        if self._history.members != self._members:
-            self._members = self._history.members
-            self._fit = None
-            self._steps.reset()
-            self._fit_at = min(self._fit_at, now + FIRST_FIT_S)
+        self._fit_at = min(self._fit_at, now + FIRST_FIT_S)
 
     def forget(self, node: NodeId) -> None:
         """The clock of `node` moved."""
@@ -78,6 +73,7 @@ class ClockWatch:
 
         Cost: 1 ms for n = 100; once a minute 15 ms more, every FIT_S 50 ms more.
         """
+        self._follow_members()
         if snapshot.members != self._members or len(self._members) < 2:
             return 0.0
         self._history.add(snapshot.last_ms, snapshot.age_s, now)
@@ -91,9 +87,19 @@ class ClockWatch:
 
     def fit(self, now: float) -> ClockFit:
         """Fit what is known now, and remember it for `claim` and `owl_ms`. Cost: 50 ms for n = 100."""
+        self._follow_members()
         self._fit = fit_clocks(self._history.minima(now), self._bound_ms())
         self._fit_at = now + FIT_S
         return self._fit
+
+    def _follow_members(self) -> None:
+        """Resize the history when somebody looks, not at each of a hundred joins."""
+        members = tuple(sorted({*self._places, self._me}))
+        if members != self._members:
+            self._history.set_members(members)
+            self._members = members
+            self._fit = None
+            self._steps.reset()
 
     @property
     def last_fit(self) -> ClockFit | None:

@@ -33,7 +33,7 @@ from srwan.gossip.probation import Probation
 from srwan.gossip.pulse import PERIOD_S, Pulse
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import INTERVAL_S, STANDBY_DELAY_S, ReportDue, Reporter, ReporterEvent
-from srwan.gossip.suspicion import AccusationDue, HealthChanged, Suspicion, SuspicionEvent
+from srwan.gossip.suspicion import BEHIND_S, AccusationDue, HealthChanged, Suspicion, SuspicionEvent
 from srwan.gossip.witness import EchoWanted, Witness, WitnessEvent
 from srwan.identity import Identity
 from srwan.overlay.admission import TokenBucket
@@ -300,6 +300,12 @@ class GossipCore:
             self.witness.receive_frame(frame, now, wall_ns)
         return True
 
+    def note_lag(self, lag_s: float, now: float) -> None:
+        """Say how long the frames of a batch waited before they were read: a host that does not keep up accuses nobody for that."""
+        if lag_s > BEHIND_S:
+            self._touched |= _SUSPICION
+            self.suspicion.behind(lag_s, now)
+
     def path_measured(self, far: NodeId, relays: tuple[NodeId, ...], predicted_ms: float, observed_ms: float, now: float) -> None:
         """Note what a path of this member really delivers, see `Witness.path_measured`."""
         if self.witness is not None:
@@ -353,7 +359,8 @@ class GossipCore:
             for node in self.suspicion.probes_due():
                 self.pulse.probe(node)
                 self._touched |= _PULSE
-            yield from self.suspicion.datagrams_to_send(now, read_group_ns)
+            if self.suspicion.has_output:
+                yield from self.suspicion.datagrams_to_send(now, read_group_ns)
         if touched & _WATCH:
             yield from self._datagrams_of_the_watch(now, read_group_ns)
         if self.pulse.has_output:

@@ -33,12 +33,15 @@ REALIGN_NS = 200_000_000
 OFFSET_NS_MAX = 2 * 10**18
 """63 years: a host that believes it is 1970 can still follow, and stamps stay within 63 bits."""
 SETTLE_S_MAX = 1.0
-"""Longest wait for echoes before the first pulse, from the first peer on."""
+"""Longest wait for echoes before the first pulse, from the last new peer on."""
+SETTLE_GROWING_S_MAX = 3.0
+"""While the roster grows the first pulse waits, because all before would be told again; but not longer, from the first peer on."""
 SETTLE_QUIET_S = 0.25
 """The roster must not have grown for so long before it counts as whole."""
-PROBE_RETRY_S = 0.2
-PROBE_TRIES_MAX = 6
-"""Probes in quick succession until one is echoed; a datagram is lost now and then."""
+PROBE_RETRY_S = 0.25
+PROBE_TRIES_MAX = 5
+"""Probes until one is echoed, at 0, 0.25, 0.75, 1.75, 3.75 s: a datagram is lost now and then, and a hundred hosts that start at once
+are late with their echoes, so that asking again soon would make them later."""
 PROBE_PERIOD_S = 60.0
 PROBE_JITTER = 0.2
 CHECK_PERIOD_S = 30.0
@@ -53,7 +56,7 @@ NONCES_MAX = 4
 
 
 class _Peer:
-    __slots__ = ("held_ns", "is_settled", "next_probe_at", "nonces", "round_trip_ns", "theta_ns", "tries")
+    __slots__ = ("held_ns", "is_settled", "next_probe_at", "nonces", "probed_at", "round_trip_ns", "theta_ns", "tries")
 
     def __init__(self, now: float) -> None:
         self.theta_ns: int | None = None
@@ -62,6 +65,7 @@ class _Peer:
         self.is_settled = False
         self.next_probe_at = now
         self.tries = 0
+        self.probed_at = -float("inf")
         self.nonces: dict[int, int] = {}
 
 
@@ -74,6 +78,7 @@ class GroupTime:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._peers: dict[NodeId, _Peer] = {}
+        self._first_at: float | None = None
         self._settle_by: float | None = None
         self._quiet_at = 0.0
         self._early_until = 0.0
@@ -95,7 +100,7 @@ class GroupTime:
             added |= node not in old
             self._peers[node] = old.get(node) or _Peer(now)
         if not self._peers and not self.is_settled:
-            self._settle_by = None
+            self._first_at = self._settle_by = None
         if not added:
             return
         self._probe_at = min(self._probe_at, now)
@@ -103,8 +108,9 @@ class GroupTime:
             self._check_at = min(self._check_at or now + SETTLE_S_MAX, now + SETTLE_S_MAX)
             return
         self._quiet_at = now + SETTLE_QUIET_S
-        if self._settle_by is None:
-            self._settle_by = now + SETTLE_S_MAX
+        if self._first_at is None:
+            self._first_at = now
+        self._settle_by = min(self._first_at + SETTLE_GROWING_S_MAX, now + SETTLE_S_MAX)
 
     def probes_due(self, now: float) -> list[NodeId]:
         """Return the peers to probe now; each is due again later."""
@@ -114,8 +120,9 @@ class GroupTime:
         for node in due:
             peer = self._peers[node]
             peer.tries += 1
+            peer.probed_at = now
             if peer.theta_ns is None and peer.tries < PROBE_TRIES_MAX:
-                peer.next_probe_at = now + PROBE_RETRY_S
+                peer.next_probe_at = now + PROBE_RETRY_S * 2 ** (peer.tries - 1)
             else:
                 peer.next_probe_at = now + self._period()
         self._probe_at = min((peer.next_probe_at for peer in self._peers.values()), default=float("inf"))
@@ -163,9 +170,11 @@ class GroupTime:
         return True
 
     def probe_received(self, node: NodeId, now: float) -> None:
-        """A peer probes, so it is up: if it has not echoed yet, probe it at once."""
+        """A peer probes, so it is up: if it has not echoed yet though there was time, probe it at once."""
         peer = self._peers.get(node)
-        if peer is not None and peer.theta_ns is None and 0 < peer.tries < PROBE_TRIES_MAX:
+        if peer is None or peer.theta_ns is not None or not 0 < peer.tries < PROBE_TRIES_MAX:
+            return
+        if now - peer.probed_at >= PROBE_RETRY_S:
             peer.next_probe_at = now
             self._probe_at = min(self._probe_at, now)
 

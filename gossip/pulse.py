@@ -23,7 +23,8 @@ import math
 import random
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import attrs
 
@@ -72,8 +73,7 @@ _PROBE = struct.Struct("<QQ")
 """PROBE: nonce, zeros. ECHO: nonce, t2. Of equal size, so that nobody can be made to send more than was sent to him."""
 
 
-@attrs.frozen(slots=True)
-class _Outgoing:
+class _Outgoing(NamedTuple):
     receiver: NodeId
     kind: FrameType
     content: bytes = b""
@@ -121,6 +121,7 @@ class Pulse:
         self._queue: deque[_Outgoing] = deque()
         self._events: deque[PulseEvent] = deque()
         self._seq = 0
+        self._rows_unverified = 0
         self._told: _Told | None = None
         self._owed_at = -math.inf
         self._rounds_since_change = 0
@@ -313,27 +314,34 @@ class Pulse:
             read_stamp_ns: reads this host's stamp clock.
         """
         if self._is_round_due is not None:
-            self._make_round(read_stamp_ns(), now, is_regular=self._is_round_due)
+            asked = self._make_round(read_stamp_ns(), now, is_regular=self._is_round_due)
             self._is_round_due = None
+            assert self._told is not None
+            for node in list(self._peers):
+                flags = FLAG_AGAIN if node in asked else 0
+                yield from self._sealed(_Outgoing(node, FrameType.PULSE, self._told.content, self._told.digest, flags), read_stamp_ns())
         while self._queue:
-            item = self._queue.popleft()
-            peer = self._peers.get(item.receiver)
-            if peer is None:
-                continue
-            content, stamp_ns = item.content, read_stamp_ns()
+            item, stamp_ns = self._queue.popleft(), read_stamp_ns()
             if item.kind is FrameType.PROBE:
                 nonce = self._rng.getrandbits(64)
                 self.time.probe_sent(item.receiver, nonce, stamp_ns)
-                content = _PROBE.pack(nonce, 0)
-            digest = item.digest or content_digest(content)
-            try:
-                sealed = self._frames.seal(
-                    item.receiver, item.kind, content, digest=digest, tx_ns=self.group_ns(stamp_ns), flags=item.flags
-                )
-            except KeyError:  # the overlay let the peer go, and will tell
-                self.drops["no-key"] += 1
-                continue
-            yield sealed, peer.address
+                item = _Outgoing(item.receiver, item.kind, _PROBE.pack(nonce, 0))
+            yield from self._sealed(item, stamp_ns)
+
+    def _sealed(self, item: _Outgoing, stamp_ns: int) -> tuple[()] | tuple[tuple[bytes, UdpAddress]]:
+        """Return one datagram with its destination, or none if the receiver is gone."""
+        receiver, kind, content, digest, flags = item
+        peer = self._peers.get(receiver)
+        if peer is None:
+            return ()
+        try:
+            sealed = self._frames.seal(
+                receiver, kind, content, digest=digest or content_digest(content), tx_ns=self.group_ns(stamp_ns), flags=flags
+            )
+        except KeyError:  # the overlay let the peer go, and will tell
+            self.drops["no-key"] += 1
+            return ()
+        return ((sealed, peer.address),)
 
     def next_event(self) -> PulseEvent | None:
         """Return the next event, None if there is none."""
@@ -341,7 +349,8 @@ class Pulse:
 
     def group_ns(self, stamp_ns: int) -> int:
         """Convert a stamp of this host to group time, ns."""
-        return min(max(stamp_ns + self.time.offset_ns, 0), 2**63 - 1)
+        group_ns = stamp_ns + self.time.offset_ns
+        return group_ns if 0 <= group_ns < 2**63 else min(max(group_ns, 0), 2**63 - 1)
 
     def verified_rows(self, now: float) -> tuple[SignedRow, ...]:
         """Return the fresh rows whose signatures are good, by rising NodeId; the bad ones are dropped and counted. Cost: 44 us a row."""
@@ -403,7 +412,7 @@ class Pulse:
     def _is_newer(self, peer: Inbound, held: SignedRow, signed: SignedRow) -> bool:
         """Say whether `signed` follows `held`; late ones are counted, twins are compared."""
         old, new = held.row, signed.row
-        if (new.boot, new.seq) > (old.boot, old.seq):
+        if new.seq > old.seq if new.boot == old.boot else new.boot > old.boot:
             return True
         if (new.boot, new.seq) == (old.boot, old.seq):
             self._compare(held, signed)
@@ -417,7 +426,9 @@ class Pulse:
         row = signed.row
         is_new_run = held is None or held.row.boot != row.boot
         peer.is_verified = False
-        if is_new_run or self._rng.random() * VERIFY_ONE_IN < 1.0:
+        self._rows_unverified -= 1
+        if is_new_run or self._rows_unverified <= 0:
+            self._rows_unverified = self._rng.randrange(1, 2 * VERIFY_ONE_IN)
             if not signed.is_authentic(self._group):
                 raise BadSignature(f"bad signature on a row of {row.node_id!r}")
             peer.is_verified = True
@@ -485,7 +496,8 @@ class Pulse:
 
     # Rounds and repair
 
-    def _make_round(self, stamp_ns: int, now: float, *, is_regular: bool) -> None:
+    def _make_round(self, stamp_ns: int, now: float, *, is_regular: bool) -> Collection[NodeId]:
+        """Make the next row; return whom to ask for theirs once more."""
         self._rounds.told(now, is_regular=is_regular)
         self._rounds_since_change += 1
         entries = self._own_entries(self.group_ns(stamp_ns), now)
@@ -510,10 +522,8 @@ class Pulse:
         )
         self._own = seal_row(row, self._identity, self._group)
         self.matrix.add_row(self._slot, row, now)
-        self._told = told = _Told(row, self._own.content, content_digest(self._own.content), now)
-        asked = self._repair.choose(self._peers, self.matrix, now) if self._repair.is_due(now) else ()
-        for node in self._peers:
-            self._queue.append(_Outgoing(node, FrameType.PULSE, told.content, told.digest, FLAG_AGAIN if node in asked else 0))
+        self._told = _Told(row, self._own.content, content_digest(self._own.content), now)
+        return self._repair.choose(self._peers, self.matrix, now) if self._repair.is_due(now) else ()
 
     def _own_entries(self, group_ns: int, now: float) -> Entries:
         return told_by(self._peers.values(), len(self.matrix.members), group_ns, now, self._fresh_s + STALE_EXTRA_S)

@@ -12,17 +12,17 @@ import random
 
 __all__ = ["Rounds"]
 
-BURST_S = (0.2, 0.6, 1.2, 2.2)
+BURST_S = (0.3, 1.0, 2.2)
 """Extra rounds after a change."""
 NEWS_S = 0.5
 """What is new is told within so long."""
-GAP_S_MIN = 0.25
+GAP_S_MIN = 0.4
 """Least time between two rounds."""
 JITTER = 0.05
 """Share by which the period and the bursts vary, so that members do not fall into step."""
-EXTRA_BURST_MAX = 8
+EXTRA_BURST_MAX = 5
 """Extra rounds in a row, as far as the gap allows; a dozen routers that join within seconds use them up."""
-EXTRA_S = 1.0
+EXTRA_S = 2.0
 """Afterwards one extra round in so long: what the last newcomers bring is told within a second, not after the storm is forgotten."""
 
 

@@ -22,10 +22,7 @@ RFC 3550 section 6.4.1 for interarrival jitter.
 
 from __future__ import annotations
 
-import bisect
 import functools
-import itertools
-import math
 import struct
 from typing import TypeAlias
 
@@ -84,7 +81,7 @@ _CODES = 16
 _JITTER_MS: Floats = np.array([0.0, *(_JITTER_UNIT_MS * 2.0**code for code in range(_CODES - 1))])
 _LOSSES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 _LOSS_SHARE: Floats = np.array(_LOSSES)
-_LOSS_EDGES = [(low + high) / 2 for low, high in itertools.pairwise(_LOSSES)]
+_LOSS_EDGES: Floats = (_LOSS_SHARE[1:] + _LOSS_SHARE[:-1]) / 2
 _CLOCK_UNKNOWN = 65535
 _ROWS_CACHED = 4096
 """Parsed rows remembered per process, about 5 MB: the same row reaches all routers of a process, and many of them twice."""
@@ -134,10 +131,10 @@ def decode_owl_ms(codes: Codes16, base_us: int) -> Floats:
     return raw_ms
 
 
-def encode_jitter(jitter: float) -> int:
-    """Return the 4-bit code of a jitter in ms: 0, then 1/32 ms to 512 ms in factors of two, to the nearest."""
-    steps = max(jitter, 0.0) / _JITTER_UNIT_MS
-    return 0 if steps < 0.5 else max(1, min(_CODES - 1, round(math.log2(steps)) + 1))
+def encode_jitter(jitter: npt.ArrayLike) -> Codes8:
+    """Return 4-bit codes of jitters in ms, shape as `jitter`: 0, then 1/32 ms to 512 ms in factors of two, to the nearest."""
+    steps = np.maximum(np.asarray(jitter, np.float64) / _JITTER_UNIT_MS, 0.25)
+    return np.where(steps < 0.5, 0, np.clip(np.rint(np.log2(steps)) + 1, 1, _CODES - 1)).astype(np.uint8)
 
 
 def jitter_ms(codes: Codes8) -> Floats:
@@ -145,9 +142,9 @@ def jitter_ms(codes: Codes8) -> Floats:
     return _JITTER_MS[codes]
 
 
-def encode_loss(loss: float) -> int:
-    """Return the 4-bit code of a loss share 0..1, to the nearest of 16 steps: 0.5 % apart below 2 %, and a third apart above."""
-    return bisect.bisect(_LOSS_EDGES, loss)
+def encode_loss(loss: npt.ArrayLike) -> Codes8:
+    """Return 4-bit codes of loss shares 0..1, shape as `loss`, to the nearest: 0.5 % apart below 2 %, and a third apart above."""
+    return np.searchsorted(_LOSS_EDGES, np.asarray(loss, np.float64), side="right").astype(np.uint8)
 
 
 def loss_share(codes: Codes8) -> Floats:

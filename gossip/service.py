@@ -25,6 +25,7 @@ from srwan.gossip.owl import OwlSnapshot
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import ReportDue
 from srwan.gossip.row import SignedRow
+from srwan.gossip.suspicion import BEHIND_S
 from srwan.gossip.witness import Score
 from srwan.identity import Identity
 from srwan.overlay.frame import Frame, FrameType
@@ -38,6 +39,8 @@ REPORTS_WAITING_MAX = 1
 
 ReportHandler: TypeAlias = Callable[[Report], Awaitable[bool]]
 """Publishes a report; True if it is stored, False if a standby should try."""
+
+NEVER_NS = 2**63
 
 _FRAME_TYPES = (FrameType.PULSE, FrameType.BEAT, FrameType.ECHO, FrameType.REPORTED, FrameType.VOTE)
 
@@ -71,6 +74,7 @@ class GossipService:
         self._rearm = trio.Event()
         self._armed_at = math.inf
         self._is_touched = False
+        self._oldest_rx_ns = NEVER_NS
         overlay.on_frames(_FRAME_TYPES, self._on_frame)
         overlay.on_frames((FrameType.PROBE,), self._on_frame, from_former=True)
         overlay.after_batch(self._after_batch)
@@ -172,9 +176,16 @@ class GossipService:
     def _on_frame(self, frame: Frame, source: UdpAddress, rx_ns: int) -> None:
         if self.core.receive_frame(frame, source, rx_ns, self._clock.now(), self._clock.wall_ns()):
             self._is_touched = True
+        self._oldest_rx_ns = min(self._oldest_rx_ns, rx_ns)
 
     def _after_batch(self) -> None:
         """Most batches are beats and pulses that change nothing."""
+        if self._oldest_rx_ns < NEVER_NS:
+            lag_s = (self._clock.stamp_ns() - self._oldest_rx_ns) / 1e9
+            self._oldest_rx_ns = NEVER_NS
+            if lag_s > BEHIND_S:
+                self._is_touched = True
+                self.core.note_lag(lag_s, self._clock.now())
         if self._is_touched:
             self._flush()
 

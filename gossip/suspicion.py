@@ -85,6 +85,10 @@ LEVEL_S = 10.0
 LEVEL_STRETCH = 0.5
 """Deadlines are 1 + level x this as long. Lifeguard takes 1; here sleep itself is made up for already."""
 STRETCH_MAX = 2.0
+GRACE_S = 6.0
+"""Nobody is accused so soon after it became a member here, nor by a newcomer: a hundred that start at once are late with everything."""
+BEHIND_S = 0.3
+"""Frames that waited so long in the socket show that this host does not keep up."""
 ACCUSED_GAP_S = 1.0
 """Least time between two rounds of beats in answer to accusations."""
 EVENTS_MAX = 1024
@@ -154,7 +158,7 @@ class _Subject:
         "slack_s",
     )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, accuse_at: float) -> None:
         self.beat_at = now  # until the first beat: since when it is watched
         self.has_beat = False
         self.history = _HISTORY_MASK  # one bit a beat, 1 = arrived, the latest lowest
@@ -165,7 +169,7 @@ class _Subject:
         self.silent_at = _NEVER  # when its probing began
         self.probes = 0
         self.is_accused = False
-        self.accuse_at = -_NEVER
+        self.accuse_at = accuse_at
 
     def take_beat(self, now: float) -> None:
         """Note a beat: jitter of consecutive ones, and which of the last eight came."""
@@ -229,6 +233,7 @@ class Suspicion:
         self._ring = Ring(group, (me,))
         self._members: Mapping[NodeId, UdpAddress] = {}
         self._heard: dict[NodeId, float] = {}
+        self._since: dict[NodeId, float] = {}
         self._subjects: dict[NodeId, _Subject] = {}
         self._others: tuple[NodeId, ...] = ()  # neither subjects nor me
         self._slots: list[list[NodeId]] = [[] for _ in range(SLOTS)]
@@ -287,7 +292,8 @@ class Suspicion:
         subjects = self._ring.subjects_of(self._me)
         self._heard = {node: at for node, at in self._heard.items() if node in members}
         self._heard.update((node, now) for node in subjects if node not in self._subjects)
-        self._subjects = {node: self._subjects.get(node) or _Subject(now) for node in subjects}
+        self._since = {node: self._since.get(node, now) for node in members}
+        self._subjects = {node: self._subjects.get(node) or _Subject(now, self._since[node] + GRACE_S) for node in subjects}
         self._others = tuple(sorted(members.keys() - self._subjects.keys() - {self._me}))
         self._polled = tuple(node for node in self._polled if node in members)
         self._assign_slots()
@@ -304,6 +310,12 @@ class Suspicion:
     def heard(self, node: NodeId, now: float) -> None:
         """Note life: an authenticated frame came from a member. Deadlines look at it when they fall due. Cost: 0.1 us."""
         self._heard[node] = now
+
+    def behind(self, lag_s: float, now: float) -> None:
+        """Frames waited `lag_s` before this host read them: others may have waited too, so every wait begins as much later."""
+        if lag_s > BEHIND_S:
+            self._shift(lag_s, now)
+            self._timer_at = min(self._timer_at, now)
 
     def beat_received(self, frame: Frame, now: float) -> None:
         """Take in an authenticated BEAT. Cost: 0.8 us."""
@@ -342,6 +354,11 @@ class Suspicion:
     def get_timer(self) -> float | None:
         """When to call `handle_timer` next; None without other members."""
         return None if self._timer_at == _NEVER else self._timer_at
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `datagrams_to_send` would yield something."""
+        return bool(self._beats)
 
     def probes_due(self) -> list[NodeId]:
         """Return whom to send a PROBE now, each once; they are handed out once."""

@@ -19,7 +19,9 @@ class PeerDistrusted:
 
     node_id: NodeId
     score: float
+    """Sum of the evidence against it, without a unit, above `witness.DISTRUST`; infinite with a proof of equivocation."""
     reasons: tuple[Reason, ...]
+    """What the score is made of, greatest first."""
 
 
 @attrs.frozen(slots=True)
@@ -61,6 +63,7 @@ class EchoWanted:
 
     node_id: NodeId
     probes: int
+    """How many."""
 
 
 @attrs.frozen(slots=True)
@@ -68,7 +71,7 @@ class Score:
     """How a peer stands here."""
 
     score: float
-    """Infinite with a proof of equivocation."""
+    """Sum of the evidence against it, without a unit; infinite with a proof of equivocation."""
     reasons: tuple[Reason, ...]
     """What it is made of, greatest first."""
     accusers: tuple[NodeId, ...]

@@ -166,6 +166,8 @@ class Membership:
         if self._renew_at is None:
             self._pulls.start(now)
             self._issue(now, wall_ns)
+        elif roster and len(self._view) == 1:
+            self._pulls.start(now)  # it was alone till now
         met = 0
         for item in roster[:ROSTER_MAX]:
             member = self._take_up_or_report(item, None, now, wall_ns)

@@ -77,19 +77,19 @@ def kinds(sent: Iterator[tuple[float, bytes]]) -> list[tuple[float, FrameType]]:
 def test_nothing_but_probes_leaves_before_group_time_has_settled() -> None:
     sent = kinds(drive(pulse_of(), 0.99))
     assert {FrameType.PROBE} == {kind for _, kind in sent}
-    assert 10 == len(sent)
+    assert 6 == len(sent)
 
 
 def test_without_echoes_the_first_pulse_leaves_after_a_second_and_a_bit() -> None:
     sent = kinds(drive(pulse_of(), 1.5))
     first = min(now for now, kind in sent if kind is FrameType.PULSE)
-    assert 1.2 == pytest.approx(first, abs=0.02)
+    assert 1.3 == pytest.approx(first, abs=0.02)
 
 
 def test_a_round_is_one_content_for_all_with_stamps_of_their_own() -> None:
     core = pulse_of(members=4)
     list(drive(core, 1.1))
-    core.handle_timer(1.25)
+    core.handle_timer(1.35)
     stamps = iter(range(WALL_NS, WALL_NS + 100))
     sent = [data for data, _ in core.datagrams_to_send(1.3, lambda: next(stamps))]
     assert 3 == len(sent)

@@ -47,11 +47,11 @@ def test_regular_rounds_come_every_period_at_a_random_phase() -> None:
     assert len(first) > 5
 
 
-def test_a_change_brings_four_rounds_within_three_seconds() -> None:
+def test_a_change_brings_three_rounds_within_three_seconds() -> None:
     rounds = Rounds(1e6, random.Random(1))
     rounds.start(0.0)
     rounds.change(100.0)
-    assert [0.2, 0.6, 1.2, 2.2] == pytest.approx([at - 100.0 for at in run(rounds, 200.0)], rel=0.06)
+    assert [0.3, 1.0, 2.2] == pytest.approx([at - 100.0 for at in run(rounds, 200.0)], rel=0.06)
 
 
 def test_a_change_within_a_burst_does_not_put_off_the_next_round() -> None:
@@ -59,7 +59,7 @@ def test_a_change_within_a_burst_does_not_put_off_the_next_round() -> None:
     rounds.start(0.0)
     rounds.change(100.0)
     rounds.change(100.1)
-    assert rounds.due_at <= 100.22
+    assert rounds.due_at <= 100.32
     rounds.told(rounds.due_at, is_regular=rounds.take(rounds.due_at))
     assert 102.3 == pytest.approx(run(rounds, 200.0)[-1], abs=0.12)
 

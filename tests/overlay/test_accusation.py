@@ -56,7 +56,7 @@ def test_a_true_accusation_verifies_again_and_again() -> None:
         attrs.evolve(accusation(), issued_s=1_800_000_001),
         attrs.evolve(accusation(), signature=bytes(64)),
         attrs.evolve(accusation(), observer=NodeId(bytes(32))),
-        accusation(group=b"anothers"),
+        accusation(group=b"stranger"),
     ],
 )
 def test_a_changed_or_foreign_accusation_does_not_verify(forged: Accusation) -> None:

@@ -194,7 +194,7 @@ def test_a_bundle_counts_though_its_accusations_were_refuted_here() -> None:
 def test_a_forged_bundle_condemns_nobody_and_says_so() -> None:
     verdicts = court()
     observers = verdicts.ring.observers_of(SUBJECT)
-    forged = [Accusation.sign(PEOPLE[observers[0]], b"anothers", SUBJECT, boot=1000, round=5, issued_s=WALL_S)]
+    forged = [Accusation.sign(PEOPLE[observers[0]], b"stranger", SUBJECT, boot=1000, round=5, issued_s=WALL_S)]
     with pytest.raises(BadSignature):
         verdicts.receive_bundle(bundles_of(forged)[0], 0.0, WALL_S)
     with pytest.raises(StaleRecord):

@@ -45,6 +45,25 @@ def test_two_processes_with_different_hash_seeds_give_the_same_trace() -> None:
     assert hashes[0] == hashes[1]
 
 
+def test_with_reviews_and_every_kind_of_fault_two_processes_give_the_same_trace() -> None:
+    script = (
+        "from srwan.testing.faults import *; from srwan.testing.swarm import *\n"
+        "kinds = [kind for kind in KINDS if kind not in ('hostile', 'leave', 'crash')]\n"
+        "faults = [Fault(kind=kind, at_s=4 + 2 * turn, for_s=9, nodes=1, towards=2, share=0.8) for turn, kind in enumerate(kinds)]\n"
+        "faults += [Fault(kind='crash', at_s=20, for_s=8, nodes=2), Fault(kind='leave', at_s=40)]\n"
+        "faults = Faults(has_join=True, duplicate=0.02, reorder=0.02, faults=tuple(faults))\n"
+        "result = simulate(SimulationOptions(nodes=9, minutes=1.7, faults=faults, has_reviews=True))\n"
+        "print(result.trace_hash, result.violation, sorted(result.conclusions.items()))"
+    )
+    printed = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "77")
+    ]
+    assert printed[0] == printed[1]
+    assert "EchoWanted" in printed[0]
+    assert "SelfBuried" in printed[0]
+
+
 def test_a_quiet_group_agrees_fills_its_matrices_and_removes_nobody() -> None:
     result = run()
     assert ("", 0) == (result.violation, result.removals)

@@ -43,7 +43,7 @@ class SimFrameCodec(FrameCodec):
         pair = self._pairs[receiver]
         sequence = pair.next_sequence
         pair.next_sequence = (sequence + 1) & 0xFFFFFFFF
-        return cast("bytes", Frame(self._identity.node_id, kind, flags, sequence, tx_ns, content))
+        return cast("bytes", tuple.__new__(Frame, (self._identity.node_id, kind, flags, sequence, tx_ns, content)))
 
     def open(self, data: bytes, now: float) -> Frame:
         """Return the frame. Raises as the real codec, but never for a tag."""

@@ -21,6 +21,7 @@ from srwan.gossip.reporter import ReportDue
 from srwan.identity import Identity
 from srwan.overlay.frame import Frame, FrameCodec, FrameType
 from srwan.overlay.group import GroupId
+from srwan.overlay.member_events import ViewChanged
 from srwan.overlay.membership import Membership
 from srwan.overlay.view import LIFETIME_S_DEFAULT, Member, Role, View
 from srwan.types import GeoAsn, NodeId, PeerMisbehaved, UdpAddress
@@ -98,6 +99,8 @@ class SimRouter:
         """Datagrams refused before a core had them, and what membership blamed on peers."""
         self._membership_at = self._core_at = math.inf
         self._is_membership_touched = True
+        self._known: dict[NodeId, None] = {}
+        """Members heard since the view changed: the membership need not be told of every frame of theirs."""
 
     @property
     def pulse(self) -> Pulse:
@@ -141,23 +144,24 @@ class SimRouter:
         Returns:
             Whether to drain, and to ask for the timer: mostly not.
         """
-        self.stamp_ns = self._clock.stamp_ns(now)
         try:
             frame = self.frames.open(data, now)
-            return self._take(frame, source, rx_ns, now)
+            kind = frame.type
+            if frame.sender not in self._known or kind in _MEMBERSHIP_TYPES:
+                return self._receive_from_other(frame, source, rx_ns, now)
+            return self.core.receive_frame(frame, source, rx_ns, now, rx_ns)
         except RemoteProtocolError as error:
             self.drops[error.reason] += 1
             return self._is_membership_touched
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        self._read_clock(now)
+        self.stamp_ns = self._clock.stamp_ns(now)
         if self._membership_at <= now:
             self.membership.handle_timer(now, self.stamp_ns)
             self._is_membership_touched = True
         if self._core_at <= now:
             self.core.handle_timer(now, self.stamp_ns, self._read_stamp_ns)
-            self._is_membership_touched = True
 
     # out
 
@@ -166,30 +170,38 @@ class SimRouter:
         if self._is_membership_touched:
             self._is_membership_touched = False
             self._membership_at = _or_never(self.membership.get_timer())
-        self._core_at = _or_never(self.core.get_timer())
-        return min(self._core_at, self._membership_at)
+        self._core_at = core_at = _or_never(self.core.get_timer())
+        return min(core_at, self._membership_at)
 
     def drain(self, now: float, found: list[object]) -> list[tuple[bytes, UdpAddress]]:
         """Return the datagrams to send with their destinations, and add what happened to `found`."""
+        self.stamp_ns = self._clock.stamp_ns(now)
         out: list[tuple[bytes, UdpAddress]] = []
-        core, membership = self.core, self.membership
+        core = self.core
         while True:
             core.settle(now, self.stamp_ns)
-            out += membership.datagrams_to_send(now, self._read_stamp_ns)
             out += core.datagrams_to_send(now, self._read_stamp_ns)
             is_idle = True
-            while (event := membership.next_event()) is not None:
-                is_idle = False
-                found.append(event)
-                self._on_membership_event(event, now)
             while (conclusion := core.next_event()) is not None:
                 is_idle = False
                 found.append(conclusion)
                 if isinstance(conclusion, ReportDue):
                     self._report(conclusion, now)
+            if self._is_membership_touched or core.has_touched_membership:
+                is_idle &= self._drain_membership(out, found, now)
             if is_idle:
                 return out
-            self._is_membership_touched = True
+
+    def _drain_membership(self, out: list[tuple[bytes, UdpAddress]], found: list[object], now: float) -> bool:
+        """As `drain`, for this part; return whether nothing happened."""
+        self._is_membership_touched, self.core.has_touched_membership = True, False
+        out += self.membership.datagrams_to_send(now, self._read_stamp_ns)
+        is_idle = True
+        while (event := self.membership.next_event()) is not None:
+            is_idle = False
+            found.append(event)
+            self._on_membership_event(event, now)
+        return is_idle
 
     # the wiring
 
@@ -199,30 +211,31 @@ class SimRouter:
     def _read_stamp_ns(self) -> int:
         return self.stamp_ns
 
-    def _take(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> bool:
-        sender, kind = frame.sender, frame.type
-        self.membership.note_heard(sender, source, now)
-        if kind in _MEMBERSHIP_TYPES:
-            self._is_membership_touched = True
-            self.membership.receive_frame(frame, source, now, self.stamp_ns)
-            return True
-        if sender not in self.view and kind is not FrameType.PROBE:
+    def _receive_from_other(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> bool:
+        """Take in a frame of the membership, or of who was not heard since the view changed."""
+        self._is_membership_touched = True
+        self.membership.note_heard(frame.sender, source, now)
+        is_member = frame.sender in self.view
+        if is_member:
+            self._known[frame.sender] = None
+        if frame.type in _MEMBERSHIP_TYPES:
+            self.membership.receive_frame(frame, source, now, rx_ns)
+        elif is_member or frame.type is FrameType.PROBE:
+            self.core.receive_frame(frame, source, rx_ns, now, rx_ns)
+        else:
             self.drops["late"] += 1
-            self._is_membership_touched = True
-            return True
-        has_work = self.core.receive_frame(frame, source, rx_ns, now, self.stamp_ns)
-        if has_work:
-            self._is_membership_touched = True
-        return has_work
+        return True
 
     def _on_membership_event(self, event: object, now: float) -> None:
         if isinstance(event, PeerMisbehaved):
             self.drops[event.reason] += 1
+        elif isinstance(event, ViewChanged):
+            self._known.clear()
         self.core.membership_event(event, now, self.stamp_ns)
 
     def _report(self, due: ReportDue, now: float) -> None:
         rows = self.pulse.verified_rows(now) if self._settings.has_real_crypto else tuple(self.pulse.rows)
-        self.core.reporter.report_published(due.sequence, bytes(32), len(rows), now)
+        self.core.report_published(due.sequence, bytes(32), len(rows), now)
 
     def _certify(self, boot: int, seq: int, wall_ns: int, is_leaving: bool) -> bytes:
         settings = self._settings

@@ -201,10 +201,11 @@ class SimGroup:
         node.armed_at = math.inf
         if router is None:
             return
-        frozen_until = node.condition.frozen_until(now)
-        if frozen_until > now:
-            self._sleep(node, frozen_until)
-            return
+        if node.condition.can_freeze:
+            frozen_until = node.condition.frozen_until(now)
+            if frozen_until > now:
+                self._sleep(node, frozen_until)
+                return
         try:
             router.handle_timer(now)
             self._settle(node, router, now)
