@@ -200,7 +200,7 @@ class GossipService:
             with trio.move_on_after(max(0.0, self._armed_at - self._clock.now())):
                 await self._rearm.wait()
             now = self._clock.now()
-            if now >= self._next_timer():
+            if now >= self._armed_at:
                 self.core.handle_timer(now, self._clock.wall_ns(), self._clock.stamp_ns)
                 self._flush()
 
@@ -218,7 +218,9 @@ class GossipService:
             self._overlay.send(data, destination)
         while (event := self.core.next_event()) is not None:
             self._on_core_event(event, now)
-        self._overlay.flush()
+        if self.core.has_touched_membership:
+            self.core.has_touched_membership = False
+            self._overlay.flush()
         if self._next_timer() < self._armed_at:
             self._rearm.set()
 

@@ -151,6 +151,8 @@ class OverlayService:
         self._after_batch: list[Callable[[], None]] = []
         self._event_callbacks: list[Callable[[object], None]] = []
         self._is_flushing = False
+        self._is_touched = False
+        """Whether membership or sessions may have something to send or to tell; most batches are beats and pulses."""
         self._batch_now = 0.0
         self._batch_wall_ns = 0
         self._armed_at = math.inf
@@ -232,7 +234,7 @@ class OverlayService:
         """
         if self._is_flushing:
             return
-        self._is_flushing = True
+        self._is_flushing, self._is_touched = True, False
         try:
             for _ in range(FLUSH_ROUNDS_MAX):
                 if not self._flush_once():
@@ -286,7 +288,8 @@ class OverlayService:
                 self._report_internal(bug)
         for callback in self._after_batch:
             self._guarded(callback)
-        self.flush()
+        if self._is_touched:
+            self.flush()
 
     def _on_datagram(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:
         handler = self._planes.get(data[0] >> 4) if data else None
@@ -299,6 +302,7 @@ class OverlayService:
             self.count_drop(error.reason, source=source)
 
     def _on_session(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:  # noqa: ARG002 - the shape of all plane handlers
+        self._is_touched = True
         self.sessions.receive_datagram(data, source, self._batch_now, self._batch_wall_ns)
 
     def _on_frame(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:
@@ -311,6 +315,8 @@ class OverlayService:
     def _on_open_frame(self, frame: Frame, source: UdpAddress, rx_ns: int) -> None:
         is_member = frame.sender in self.view
         self.membership.note_heard(frame.sender, source, self._batch_now)
+        if frame.type in _MEMBERSHIP_TYPES or not is_member:
+            self._is_touched = True
         if frame.type in _MEMBERSHIP_TYPES:
             self.membership.receive_frame(frame, source, self._batch_now, self._batch_wall_ns)
             return

@@ -284,7 +284,8 @@ def test_after_a_clock_step_the_matrix_is_full_again_and_the_newest_values_are_t
     ((moved_at, _, moved),) = [found for found in world.of(ClockRealigned) if found[1] == 3]
     assert at_s < moved_at < at_s + 45.0
     assert -1e3 * step_s == pytest.approx(moved.by_ms, abs=10.0)
-    assert (1 if abs(step_s) < 0.2 else 0) == len([found for found in world.of(ClockStepped) if found[1] == 3])
+    # What is small is found by the reviews alone; of a great one it depends on who looks first.
+    assert 0.2 < abs(step_s) or 1 == len([found for found in world.of(ClockStepped) if found[1] == 3])
     assert {0, 1, 2, 4, 5} <= {number for _, number, event in world.of(PeerClockMoved) if event.node_id == world.node_id(3)}
     assert [] == world.removals()
     assert world.of(MatrixFilled, since=at_s)
