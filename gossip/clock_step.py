@@ -43,15 +43,18 @@ DRIFT_ROUNDS = 9
 """Rounds from which drift is learnt."""
 WARM_ROUNDS = 5
 """Rounds before the first verdict, besides those compared: a drift of 0.6 ms a round must not pass for a step."""
+RESIDUAL_DRIFT_MS_PER_S = 0.02
+"""What is left of drift when it was learnt: rows are up to a round old, so 100 ppm show as up to 1 ms from one round to the next."""
 ROUNDS_MAX = LAG_ROUNDS + DRIFT_ROUNDS
 
 
-def detect_step(inbound_change_ms: _Floats, outbound_change_ms: _Floats) -> float:
+def detect_step(inbound_change_ms: _Floats, outbound_change_ms: _Floats, *, least_ms: float = STEP_MS_MIN) -> float:
     """Return by how much this member's clock stepped, ms; 0.0 if it did not or nobody can say.
 
     Args:
         inbound_change_ms: shape (peers,), change of peer -> me, ms; NaN where unknown.
         outbound_change_ms: shape (peers,), change of me -> peer, ms; NaN where unknown.
+        least_ms: what is not more is no step.
 
     Cost: O(peers), 30 us for 100.
     """
@@ -61,7 +64,7 @@ def detect_step(inbound_change_ms: _Floats, outbound_change_ms: _Floats) -> floa
     inbound = float(np.median(inbound_change_ms[is_known]))
     outbound = float(np.median(outbound_change_ms[is_known]))
     clock, network = (inbound - outbound) / 2, (inbound + outbound) / 2
-    if abs(clock) <= STEP_MS_MIN or abs(network) > max(NETWORK_MS_MAX, NETWORK_SHARE_MAX * abs(clock)):
+    if abs(clock) <= least_ms or abs(network) > max(NETWORK_MS_MAX, NETWORK_SHARE_MAX * abs(clock)):
         return 0.0
     return clock
 
@@ -103,7 +106,8 @@ class StepDetector:
             return 0.0
         then, inbound_then, outbound_then = self._rounds[-1 - LAG_ROUNDS]
         drifted = rate * (now - then)
-        step = detect_step(inbound_ms - inbound_then - drifted, outbound_ms - outbound_then + drifted)
+        least_ms = STEP_MS_MIN + RESIDUAL_DRIFT_MS_PER_S * (now - then)
+        step = detect_step(inbound_ms - inbound_then - drifted, outbound_ms - outbound_then + drifted, least_ms=least_ms)
         if step:
             self.reset()
         return step

@@ -30,7 +30,7 @@ _U16 = 65534
 
 
 class ClockWatch:
-    """Follows the clocks of a group. A core; call `review` with every snapshot, about three times a minute.
+    """Follows the clocks of a group. A core; call `review` with every snapshot, once a round.
 
     Args:
         me: this member.
@@ -53,13 +53,11 @@ class ClockWatch:
         self._fit_at = min(self._fit_at, now + FIRST_FIT_S)
 
     def forget(self, node: NodeId) -> None:
-        """The clock of `node` moved."""
+        """The clock of `node`, or this member's own, moved."""
         self._history.forget(node)
-
-    def move_own_clock(self, by_ms: float) -> None:
-        """This member moved its group time."""
-        self._history.move_own_clock(by_ms)
-        self._steps.reset()
+        if node == self._me:
+            self._steps.reset()
+            self._fit = None
 
     def review(self, snapshot: OwlSnapshot, now: float) -> float:
         """Take in the matrix, and fit if it is time.
@@ -89,7 +87,7 @@ class ClockWatch:
         """Fit what is known now, and remember it for `claim` and `owl_ms`. Cost: 50 ms for n = 100."""
         self._follow_members()
         self._fit = fit_clocks(self._history.minima(now), self._bound_ms())
-        self._fit_at = now + FIT_S
+        self._fit_at = now + (FIRST_FIT_S if self.claim(now) is None else FIT_S)
         return self._fit
 
     def _follow_members(self) -> None:
@@ -111,24 +109,25 @@ class ClockWatch:
         """Who index i of a fit is."""
         return self._members
 
-    def claim(self) -> ClockClaim | None:
-        """Return what this member tells of its own clock; None while it does not know."""
+    def claim(self, now: float) -> ClockClaim | None:
+        """Return what this member tells of its own clock now, carried forward from the last fit; None while it does not know."""
         fit = self._fit
-        if fit is None:
+        if fit is None or self._me not in self._members:
             return None
-        me = self._members.index(self._me)
-        values = (fit.offset_ms[me] * 1e3, fit.drift_ppm[me] * 1e3, fit.offset_err_ms[me] * 1e3, fit.drift_err_ppm[me] * 1e3)
-        if not all(math.isfinite(value) for value in values):
+        me, age_s = self._members.index(self._me), now - fit.as_of_s
+        drift_ppb, drift_error_ppb = float(fit.drift_ppm[me]) * 1e3, float(fit.drift_err_ppm[me]) * 1e3
+        offset_us = float(fit.offset_ms[me]) * 1e3 + drift_ppb * age_s / 1e3
+        offset_error_us = float(fit.offset_err_ms[me]) * 1e3 + drift_error_ppb * age_s / 1e3
+        if not all(map(math.isfinite, (offset_us, drift_ppb, offset_error_us, drift_error_ppb))):
             return None
-        offset_us, drift_ppb, offset_error_us, drift_error_ppb = (round(float(value)) for value in values)
         if abs(offset_us) > _I32 or abs(drift_ppb) > _I32:
             return None
-        return ClockClaim(offset_us, drift_ppb, min(offset_error_us, _U16), min(drift_error_ppb, _U16))
+        return ClockClaim(round(offset_us), round(drift_ppb), min(round(offset_error_us), _U16), min(round(drift_error_ppb), _U16))
 
     def inbound(self, node: NodeId) -> tuple[float | None, float | None]:
         """Return the true one-way latency of `node` -> me (ms) and how fast raw samples of it rise by the clocks alone (ppm), if known."""
         fit = self._fit
-        if fit is None or node not in self._places:
+        if fit is None or node not in self._members or node not in self._places:
             return None, None
         me, other = self._members.index(self._me), self._members.index(node)
         owl_ms, drift_ppm = float(fit.owl_ms[other, me]), float(fit.drift_ppm[me] - fit.drift_ppm[other])

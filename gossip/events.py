@@ -35,7 +35,7 @@ class MatrixIncomplete:
 
 @attrs.frozen(slots=True)
 class ClockRealigned:
-    """This member moved its group time after its pulses were under way."""
+    """This member moved its group time after its pulses were under way: nothing measured with it before compares."""
 
     by_ms: float
     epoch: int

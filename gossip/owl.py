@@ -216,11 +216,9 @@ class OwlMatrix:
         )
 
     def is_full(self, now: float) -> bool:
-        """Whether every directed edge is known. Cost: 2 us while it is so, else as `edges_known`."""
+        """Whether every directed edge is known, by the last row of each member. Cost: 2 us."""
         n = len(self._members)
-        if self._whole == n and min(self._heard_at) >= now - self._stale_s:
-            return n > 1
-        return n > 1 and self.edges_known(now) == n * (n - 1)
+        return n > 1 and self._whole == n and min(self._heard_at) >= now - self._stale_s
 
     def edges_known(self, now: float) -> int:
         """Return how many of the n (n - 1) directed edges are known. Cost: 30 us for n = 100, and more if rows are new."""

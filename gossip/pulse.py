@@ -234,12 +234,7 @@ class Pulse:
     def clock_stepped(self, by_ms: float, now: float) -> None:
         """This host's clock was found to have stepped: group time does not follow, and all measurements start again."""
         self.time.clock_stepped(int(by_ms * 1e6))
-        for peer in self._peers.values():
-            peer.forget()
-        heard_ns, heard_at = self._heard
-        self.matrix.forget(self._identity.node_id, valid_after_ns=self.group_ns(heard_ns) + int((now - heard_at + CLOCK_MOVE_S) * 1e9))
-        self._emit(ClockRealigned(-by_ms, self.time.clock_epoch))
-        self._note_change(now)
+        self._start_again(-by_ms, now)
 
     def tell_soon(self, now: float) -> None:
         """Make an extra round soon, even if it tells nothing new: somebody doubts that this member lives."""
@@ -573,16 +568,22 @@ class Pulse:
         self._tick_at = min(self._tick_at, now + TICK_BUSY_S)
 
     def _move_clock(self, by_ns: int, now: float, *, is_told: bool) -> None:
-        """Group time moved: what was measured moves along."""
+        """Group time moved. Before the first pulse samples move along; later nobody knows which were taken before a step of the clock."""
         by_ms = by_ns / 1e6
+        if is_told:
+            self._start_again(by_ms, now)
+            return
         for peer in self._peers.values():
             peer.shift(by_ms)
+        self.matrix.move_own_clock(by_ms, valid_after_ns=0)
+
+    def _start_again(self, by_ms: float, now: float) -> None:
+        for peer in self._peers.values():
+            peer.forget()
         heard_ns, heard_at = self._heard
-        moved_ns = self.group_ns(heard_ns) + int((now - heard_at + CLOCK_MOVE_S) * 1e9)
-        self.matrix.move_own_clock(by_ms, valid_after_ns=moved_ns if is_told else 0)
-        if is_told:
-            self._emit(ClockRealigned(by_ms, self.time.clock_epoch))
-            self._note_change(now)
+        self.matrix.forget(self._identity.node_id, valid_after_ns=self.group_ns(heard_ns) + int((now - heard_at + CLOCK_MOVE_S) * 1e9))
+        self._emit(ClockRealigned(by_ms, self.time.clock_epoch))
+        self._note_change(now)
 
     def _can_reach(self, node: NodeId, address: UdpAddress) -> bool:
         try:

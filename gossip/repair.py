@@ -20,6 +20,8 @@ AFTER_S = 1.0
 """No asking before so long after the others should have told: the bursts bring most."""
 PATIENCE_S = 0.7
 """A member that was first heard later than this may not have been told of by others yet."""
+GAP_S = 0.9
+"""Between two times of asking: finding out what is missing folds the matrix."""
 ASKS_MAX = 6
 """Asks to one peer for one change; then the hole is taken as real."""
 ASKS_AT_ONCE_MAX = 32
@@ -52,6 +54,7 @@ class Repair:
         """Return whom to ask now, and count it."""
         if matrix.is_full(now):
             return []
+        self._due_at = now + GAP_S
         lacking = set(matrix.lacking(now, [peer.slot for peer in peers.values() if peer.since <= now - PATIENCE_S]))
         chosen: list[NodeId] = []
         for node, peer in peers.items():

@@ -173,7 +173,7 @@ class Row:
     node_id: NodeId
     """Who measured; signed, not sent."""
     boot: int
-    """Start of the signer's run, `Clock.boot_id`."""
+    """Start of the signer's run, `Clock.boot_id`; it stays when the member was buried and starts a new run of membership."""
     seq: int
     """Round of that run; of two rows of a member the greater (boot, seq) is the newer."""
     stamp_ns: int

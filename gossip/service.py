@@ -139,7 +139,8 @@ class GossipService:
         """Return the members and what is known of their clocks and true latencies, as of now; None without reviews. Cost: 50 ms at 100."""
         if self.core.clocks is None:
             return None
-        return self.core.clocks.members, self.core.clocks.fit(self._clock.now())
+        fit = self.core.clocks.fit(self._clock.now())
+        return self.core.clocks.members, fit
 
     def path_measured(self, far: NodeId, relays: tuple[NodeId, ...], predicted_ms: float, observed_ms: float) -> None:
         """Note what a path of this node really delivers, see `Witness.path_measured`."""

@@ -69,13 +69,13 @@ def watched(clocks: Clocks, until: float) -> ClockWatch:
 
 def test_before_the_first_fit_nothing_is_claimed() -> None:
     watch = ClockWatch(ME)
-    assert ((ME,), None, None, (None, None)) == (watch.members, watch.last_fit, watch.claim(), watch.inbound(ME))
+    assert ((ME,), None, None, (None, None)) == (watch.members, watch.last_fit, watch.claim(0.0), watch.inbound(ME))
 
 
 def test_after_a_minute_clocks_and_latencies_are_known() -> None:
     clocks = Clocks(nodes_of(8), drift_ppm=0.0)
     watch = watched(clocks, FIRST_FIT_S)
-    claim, me = watch.claim(), clocks.nodes.index(ME)
+    claim, me = watch.claim(FIRST_FIT_S), clocks.nodes.index(ME)
     true_ms = clocks.offset_ms - clocks.offset_ms.mean()
     assert claim is not None
     assert true_ms[me] == pytest.approx(claim.offset_us / 1e3, abs=5.0)
@@ -111,13 +111,13 @@ def test_drift_is_known_after_ten_minutes() -> None:
 def test_a_change_of_members_voids_the_fit_and_keeps_what_was_measured() -> None:
     clocks = Clocks(nodes_of(8), drift_ppm=0.0)
     watch = watched(clocks, 120.0)
-    assert watch.claim() is not None
+    assert watch.claim(120.0) is not None
     fewer = [node for node in clocks.nodes if node != clocks.nodes[-1]]
     watch.set_members(places_of(fewer), 121.0)
     assert (None, None) == watch.inbound(clocks.nodes[-1])
     empty = np.full((7, 7), np.nan)
     watch.review(snapshot_of(fewer, empty, empty), 121.0)
-    assert (tuple(fewer), None, None) == (watch.members, watch.last_fit, watch.claim())
+    assert (tuple(fewer), None, None) == (watch.members, watch.last_fit, watch.claim(121.0))
     watch.set_members(places_of(clocks.nodes), 122.0)
     watch.set_members(places_of(fewer), 122.0)
     fit = watch.fit(122.0)
@@ -126,7 +126,6 @@ def test_a_change_of_members_voids_the_fit_and_keeps_what_was_measured() -> None
     assert np.abs(fit.offset_ms - true_ms).max() < 5.0
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="inbound() looks a newcomer up in the members of the old fit")
 def test_a_newcomer_is_unknown_until_the_next_review() -> None:
     clocks = Clocks(nodes_of(5))
     watch = watched(clocks, 120.0)
@@ -135,7 +134,6 @@ def test_a_newcomer_is_unknown_until_the_next_review() -> None:
     assert (None, None) == watch.inbound(newcomer)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="fit_clocks() reads the members before the fit follows them")
 def test_the_service_returns_a_fit_with_the_members_it_speaks_of() -> None:
     clocks = Clocks(nodes_of(5))
     watch = watched(clocks, 120.0)
@@ -146,11 +144,10 @@ def test_the_service_returns_a_fit_with_the_members_it_speaks_of() -> None:
     assert len(found[0]) == len(found[1].offset_ms)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a claim made of the first fit is told for five minutes as it was")
 def test_a_claim_stays_within_its_bound_until_the_next_fit() -> None:
     clocks = Clocks(nodes_of(8), drift_ppm=80.0)
     watch = watched(clocks, FIRST_FIT_S + FIT_S - REVIEW_S)
-    claim, me = watch.claim(), clocks.nodes.index(ME)
+    claim, me = watch.claim(FIRST_FIT_S + FIT_S - REVIEW_S), clocks.nodes.index(ME)
     assert claim is not None
     ahead_ms = clocks.offset_ms + clocks.drift_ppm * 1e-3 * (FIRST_FIT_S + FIT_S - REVIEW_S)
     assert abs(claim.offset_us / 1e3 - (ahead_ms - ahead_ms.mean())[me]) <= claim.offset_error_us / 1e3 + 1.0
@@ -188,7 +185,7 @@ def test_a_step_of_this_members_clock_is_found_once() -> None:
 def test_a_move_of_group_time_is_no_step() -> None:
     clocks = Clocks(nodes_of(8))
     watch = watched(clocks, 200.0)
-    watch.move_own_clock(300.0)
+    watch.forget(ME)
     clocks.offset_ms[clocks.nodes.index(ME)] += 300.0
     assert [0.0] * 12 == [watch.review(clocks.snapshot(now), now) for now in np.arange(210.0, 330.0, REVIEW_S)]
     fit = watch.fit(330.0)
@@ -200,7 +197,7 @@ def test_a_move_of_group_time_is_no_step() -> None:
 def test_in_the_smallest_groups_nothing_is_raised_and_nothing_absurd_claimed(n: int) -> None:
     clocks = Clocks(nodes_of(n))
     watch = watched(clocks, 400.0)
-    fit, claim = watch.fit(400.0), watch.claim()
+    fit, claim = watch.fit(400.0), watch.claim(400.0)
     assert (n,) == fit.offset_ms.shape
     assert claim is None or abs(claim.offset_us) < 200_000
     clocks.offset_ms[0] += 500.0
@@ -216,7 +213,7 @@ def test_a_matrix_of_nothing_raises_nothing_and_nothing_is_claimed() -> None:
     for now in np.arange(0.0, 700.0, REVIEW_S):
         assert 0.0 == watch.review(snapshot_of(nodes, empty, np.full((5, 5), np.inf)), now)
     assert watch.last_fit is not None
-    assert watch.claim() is None
+    assert watch.claim(700.0) is None
     assert (None, None) == watch.inbound(nodes[0])
 
 
@@ -230,7 +227,7 @@ def test_a_member_that_tells_nothing_is_unknown_and_the_others_are_known() -> No
         for array in (snapshot.last_ms, snapshot.mean_ms):
             array[silent, :] = array[:, silent] = np.nan
         watch.review(snapshot, now)
-    assert watch.claim() is not None
+    assert watch.claim(200.0) is not None
     assert (None, None) == watch.inbound(clocks.nodes[silent])
     fit = watch.last_fit
     assert fit is not None
@@ -252,7 +249,7 @@ def test_a_claim_beyond_what_a_row_holds_is_none() -> None:
     clocks = Clocks(nodes_of(4), drift_ppm=0.0)
     clocks.offset_ms[clocks.nodes.index(ME)] += 3_000_000.0
     watch = watched(clocks, 200.0)
-    assert watch.claim() is None
+    assert watch.claim(200.0) is None
 
 
 @settings(max_examples=30)
@@ -271,5 +268,5 @@ def test_nothing_that_members_come_go_and_tell_raises(data: st.DataObject) -> No
         if data.draw(st.booleans()):
             assert np.isfinite(watch.review(snapshot_of(members, raw, age), now))
         watch.fit(now)
-        watch.claim()
+        watch.claim(now)
         watch.inbound(pool[0])

@@ -270,7 +270,7 @@ def test_two_islands_find_one_time_and_one_matrix() -> None:
     group.run(70.0)
     for member in group.members:
         group.introduce(70.0 + group.rng.uniform(0, 0.5), member)
-    group.run(80.0)
+    group.run(85.0)
     assert {0, 1, 2, 3} == {index for _, index, _ in events_of(group, ClockRealigned)}  # the later ones move
     assert 4 == len(events_of(group, ClockRealigned))
     require_true_paths(group, group.members, tolerance_ms=4.0)

@@ -21,7 +21,7 @@ def signed_row(index: int) -> SignedRow:
     small = np.zeros(n, np.uint8)
     entries = Row.pack_entries(None, np.arange(n, dtype=np.uint16), small, small)
     return seal_row(
-        Row(ROSTER[index], 1, 2, 3, b"roster-8", b"matrix-8", 0, 0, 0, 0, 0, 0, n, is_described=False, entries=entries),
+        Row(ROSTER[index], 1, 2, 3, b"roster-8", 0, 0, 0, 0, 0, 0, n, is_described=False, entries=entries),
         IDENTITIES[index],
         GROUP,
     )

@@ -13,11 +13,11 @@ from trio.testing import MockClock
 
 from srwan.clock import Clock
 from srwan.errors import ConfigError, DecodeError, LocalProtocolError
+from srwan.gossip.core import GossipConfig
 from srwan.gossip.events import EquivocationSeen, MatrixFilled
 from srwan.gossip.report import Report
 from srwan.gossip.reporter import ReporterElected, ReporterTookOver, ReportPublished
 from srwan.gossip.row import open_row, seal_row
-from srwan.gossip.core import GossipConfig
 from srwan.gossip.service import GossipService
 from srwan.identity import Identity
 from srwan.overlay.frame import FrameType
