@@ -38,6 +38,9 @@ SETTLE_GROWING_S_MAX = 3.0
 """While the roster grows the first pulse waits, because all before would be told again; but not longer, from the first peer on."""
 SETTLE_QUIET_S = 0.25
 """The roster must not have grown for so long before it counts as whole."""
+PROBE_AFTER_S = 0.1
+GROWING_S_MAX = 1.5
+"""A new peer is probed when the roster has not grown for so long, or has been growing for that long: joins come first."""
 PROBE_RETRY_S = 0.25
 PROBE_TRIES_MAX = 5
 """Probes until one is echoed, at 0, 0.25, 0.75, 1.75, 3.75 s: a datagram is lost now and then, and a hundred hosts that start at once
@@ -80,6 +83,7 @@ class GroupTime:
         self._peers: dict[NodeId, _Peer] = {}
         self._first_at: float | None = None
         self._settle_by: float | None = None
+        self._growing_since: float | None = None
         self._quiet_at = 0.0
         self._early_until = 0.0
         self._check_at: float | None = None
@@ -98,12 +102,18 @@ class GroupTime:
         self._peers = {}
         for node in peers:  # in the given order, not a set's: runs with one seed are equal
             added |= node not in old
-            self._peers[node] = old.get(node) or _Peer(now)
+            self._peers[node] = old.get(node) or _Peer(now + PROBE_AFTER_S)
         if not self._peers and not self.is_settled:
             self._first_at = self._settle_by = None
         if not added:
             return
-        self._probe_at = min(self._probe_at, now)
+        if self._growing_since is None or now - self._growing_since > GROWING_S_MAX:
+            self._growing_since = now
+        else:  # the roster grows still: those who were not probed yet can wait
+            for peer in self._peers.values():
+                if not peer.tries and peer.theta_ns is None:
+                    peer.next_probe_at = now + PROBE_AFTER_S
+        self._probe_at = min((peer.next_probe_at for peer in self._peers.values()), default=float("inf"))
         if self.is_settled:
             self._check_at = min(self._check_at or now + SETTLE_S_MAX, now + SETTLE_S_MAX)
             return

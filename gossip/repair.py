@@ -22,9 +22,9 @@ PATIENCE_S = 0.7
 """A member that was first heard later than this may not have been told of by others yet."""
 GAP_S = 0.9
 """Between two times of asking: finding out what is missing folds the matrix."""
-ASKS_MAX = 6
+ASKS_MAX = 4
 """Asks to one peer for one change; then the hole is taken as real."""
-ASKS_AT_ONCE_MAX = 32
+ASKS_AT_ONCE_MAX = 8
 
 
 class Repair:

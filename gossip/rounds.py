@@ -1,7 +1,7 @@
 """When to pulse: the regular period, and the few extra rounds that make a change of membership known within seconds.
 
-A change starts a burst of rounds; a change within a burst never puts off the round that is due next, it only starts the tail again. News,
-a first sample of somebody, asks for one round soon. Extra rounds keep a gap and a budget, so that nothing peers do makes a member talk
+A change starts a burst of rounds; further changes put it off, up to a bound, so that a hundred that come at once are told of once. News, a
+first sample of somebody, asks for one round soon. Extra rounds keep a gap and a budget, so that nothing peers do makes a member talk
 without end. The regular rounds go on beside the bursts at a phase of their own. Source: facts of the convergence model in
 docs/decisions.md.
 """
@@ -16,6 +16,8 @@ BURST_S = (0.3, 1.0, 2.2)
 """Extra rounds after a change."""
 NEWS_S = 0.5
 """What is new is told within so long."""
+GROWING_S_MAX = 1.5
+"""While members keep coming the burst is put off, because what is told in between would be told again; but not longer."""
 GAP_S_MIN = 0.4
 """Least time between two rounds."""
 JITTER = 0.05
@@ -41,6 +43,7 @@ class Rounds:
         self._extra: list[float] = []
         self._earned_at = -float("inf")
         self._last_at = -float("inf")
+        self._growing_since = -float("inf")
 
     def start(self, now: float) -> None:
         """Begin with regular rounds, at a random phase."""
@@ -50,7 +53,11 @@ class Rounds:
         """The membership changed: burst. Without effect before `start`."""
         if self._regular_at == float("inf"):
             return
-        kept = [at for at in self._extra[:1] if at <= now + BURST_S[0] * (1 + JITTER)]
+        if not self._extra:
+            self._growing_since = now
+        kept: list[float] = []
+        if now - self._growing_since > GROWING_S_MAX:
+            kept, self._growing_since = self._extra[:1], now
         self._extra = kept + [now + at * self._jitter() for at in BURST_S]
 
     def news(self, now: float) -> None:

@@ -337,9 +337,14 @@ class SignedRow:
         return self.row.node_id
 
     def is_authentic(self, group: bytes) -> bool:
-        """Say whether `row.node_id` signed this row for `group`. Cost: 44 us."""
-        message = group + self.row.node_id + self.content[_SIGNATURE_BYTES:]
-        return is_signed_by(self.row.node_id, _DOMAIN, message, self.content[:_SIGNATURE_BYTES])
+        """Say whether `row.node_id` signed this row for `group`. Cost: 44 us the first time in this process."""
+        return _is_signed(group, self.row.node_id, self.content)
+
+
+@functools.lru_cache(maxsize=_ROWS_CACHED)
+def _is_signed(group: bytes, node_id: NodeId, content: bytes) -> bool:
+    message = group + node_id + content[_SIGNATURE_BYTES:]
+    return is_signed_by(node_id, _DOMAIN, message, content[:_SIGNATURE_BYTES])
 
 
 def seal_row(row: Row, identity: Identity, group: bytes) -> SignedRow:
