@@ -243,7 +243,7 @@ class GossipCore:
         places = {member.node_id: member.location for member in self._view.members if member.node_id in members}
         self.witness.set_members({node: (address, places[node]) for node, address in members.items()}, now)
         own = self._view.get(self._me)
-        self.clocks.set_members({**places, self._me: places[self._me] if own is None else own.location} if own is not None else places, now)
+        self.clocks.set_members(places if own is None else {**places, self._me: own.location}, now)
         self.anomalies.set_members(members, now)
         if self._review_at == math.inf and members:
             self._plan_review(now)

@@ -55,10 +55,8 @@ class Rounds:
             return
         if not self._extra:
             self._growing_since = now
-        kept: list[float] = []
-        if now - self._growing_since > GROWING_S_MAX:
-            kept, self._growing_since = self._extra[:1], now
-        self._extra = kept + [now + at * self._jitter() for at in BURST_S]
+        burst = [now + at * self._jitter() for at in BURST_S]
+        self._extra = [min(burst[0], max(now, self._growing_since + GROWING_S_MAX)), *burst[1:]]
 
     def news(self, now: float) -> None:
         """There is something new to tell: one round soon, unless one is due anyway."""
@@ -85,6 +83,7 @@ class Rounds:
         if is_regular:
             self._regular_at = now + self._period_s * self._jitter()
         self._extra = [at for at in self._extra if at > now]
+        self._growing_since = now
         return is_regular
 
     def told(self, now: float, *, is_regular: bool) -> None:

@@ -15,7 +15,8 @@ from srwan.types import NodeId
 __all__ = ["Greetings"]
 
 GREETING_DELAYS_S = (0.0, 0.4, 0.8, 1.6)
-"""Pauses before the four JOINs to one member: at 0, 0.4, 1.2, 2.8 s, ever longer because a host with a hundred newcomers is late. At 1 % loss each way all four fail once in 10 million."""
+"""Pauses before the four JOINs to one member: at 0, 0.4, 1.2, 2.8 s, ever longer because a host with a hundred newcomers is late. At 1 %
+loss each way all four fail once in 10 million."""
 GREETING_JITTER = 0.2
 """Each pause is up to this share longer, so that a hundred newcomers do not send in step."""
 

@@ -35,8 +35,8 @@ PULL_AGAIN_S = 0.05
 NEWCOMER_S = 10.0
 """After its start a node knows little and is in a hurry."""
 NEWCOMER_AGAIN_S = 0.5
-"""A newcomer waits so long for an answer before it asks one more member. Less is quicker on idle hosts (0.15 s: 1.1 s instead of 1.4 s in the
-join storm of the tests), and makes a hundred newcomers on two processors ask again and again for what is on its way."""
+"""A newcomer waits so long for an answer before it asks one more member. Less is quicker on idle hosts (0.15 s: 1.1 s instead of 1.4 s in
+the join storm of the tests), and makes a hundred newcomers on two processors ask again and again for what is on its way."""
 NEWCOMER_PULLS_MAX = 32
 """Hurried PULLs of a newcomer: a few rounds of news, and as many that brought none."""
 _ASKED_FRAMES_MAX = 4 * PULL_FRAMES_MAX

@@ -135,10 +135,11 @@ def test_moves_are_rare() -> None:
 def test_each_peer_is_probed_again_until_it_echoes_and_then_once_a_minute() -> None:
     time = GroupTime(random.Random(1))
     time.set_peers(NODES[:2], 0.0)
-    assert set(NODES[:2]) == set(time.probes_due(0.0))
-    assert [] == time.probes_due(0.1)
-    echo(time, NODES[0], 0, 0.15)
-    assert [NODES[1]] == time.probes_due(0.25)
+    assert [] == time.probes_due(0.0)
+    assert set(NODES[:2]) == set(time.probes_due(0.1))
+    assert [] == time.probes_due(0.2)
+    echo(time, NODES[0], 0, 0.25)
+    assert [NODES[1]] == time.probes_due(0.35)
     probes = [node for step in range(300) for node in time.probes_due(1.0 + step)]
     assert 4 <= probes.count(NODES[0]) <= 7
 
@@ -147,18 +148,18 @@ def test_a_silent_peer_is_not_probed_for_ever() -> None:
     time = GroupTime(random.Random(1))
     time.set_peers(NODES[:1], 0.0)
     sent = [0.05 * step for step in range(200) for _ in time.probes_due(0.05 * step)]
-    assert [0.0, 0.25, 0.75, 1.75, 3.75] == pytest.approx(sent)
+    assert [0.1, 0.35, 0.85, 1.85, 3.85] == pytest.approx(sent)
 
 
 def test_a_probe_is_a_reason_to_probe_back_at_once() -> None:
     time = GroupTime(random.Random(1))
     time.set_peers(NODES[:1], 0.0)
-    time.probes_due(0.0)
-    time.probes_due(0.25)
-    time.probe_received(NODES[0], 0.3)
-    assert [] == time.probes_due(0.3)  # the echo may be under way
-    time.probe_received(NODES[0], 0.55)
-    assert [NODES[0]] == time.probes_due(0.55)
+    time.probes_due(0.1)
+    time.probes_due(0.35)
+    time.probe_received(NODES[0], 0.4)
+    assert [] == time.probes_due(0.4)  # the echo may be under way
+    time.probe_received(NODES[0], 0.65)
+    assert [NODES[0]] == time.probes_due(0.65)
 
 
 def test_an_echo_that_nobody_asked_for_changes_nothing() -> None:
