@@ -62,8 +62,7 @@ TICK_HOLES_S = 5.0
 """How often the matrix is looked at: soon after a change while it is incomplete, calmly while it is whole, and rarely while it has holes
 that last, because then they must be counted."""
 BUSY_S = 10.0
-RESEND_GAP_S = 0.2
-EVENTS_MAX = 1024
+RESEND_GAP_S, EVENTS_MAX = 0.2, 1024
 
 FLAG_AGAIN = 1
 """PULSE: please send yours once more, to me."""
@@ -214,13 +213,11 @@ class Pulse:
 
     def snapshot(self, now: float) -> OwlSnapshot:
         """Return the matrix as of `now`, what this member would tell now included."""
-        self._note_own(now)
-        return self.matrix.snapshot(now)
+        return self._current(now).snapshot(now)
 
     def edges_known(self, now: float) -> int:
-        """Return how many of the n (n - 1) directed edges are known, as `snapshot`."""
-        self._note_own(now)
-        return self.matrix.edges_known(now)
+        """Return how many directed edges are known, as `snapshot`."""
+        return self._current(now).edges_known(now)
 
     def probe(self, node: NodeId) -> None:
         """Send a member a probe; its echo is an EchoMeasured. Without effect for others."""
@@ -237,7 +234,7 @@ class Pulse:
         self._start_again(-by_ms, now)
 
     def tell_soon(self, now: float) -> None:
-        """Make an extra round soon, even if it tells nothing new: somebody doubts that this member lives."""
+        """Make an extra round soon: somebody doubts that this member lives."""
         self._owed_at = now
         self._rounds.news(now)
         self._is_timer_moved = True
@@ -523,16 +520,15 @@ class Pulse:
     def _own_entries(self, group_ns: int, now: float) -> Entries:
         return told_by(self._peers.values(), len(self.matrix.members), group_ns, now, self._fresh_s + STALE_EXTRA_S)
 
-    def _note_own(self, now: float) -> None:
+    def _current(self, now: float) -> OwlMatrix:
         heard_ns, heard_at = self._heard
         self.matrix.add_row(self._slot, self._own_entries(self.group_ns(heard_ns) + int((now - heard_at) * 1e9), now), now)
+        return self.matrix
 
     def _tick(self, now: float) -> None:
         """Look whether the matrix is whole, and ask for what is missing."""
         n = len(self.matrix.members)
-        if not self._is_full:
-            self._note_own(now)
-        is_full = self.matrix.is_full(now)
+        is_full = (self.matrix if self._is_full else self._current(now)).is_full(now)
         if is_full and not self._is_full:
             self._emit(MatrixFilled(n * (n - 1), n, now - self._members_at))
         elif self._is_full and not is_full:

@@ -89,7 +89,7 @@ class ReporterTookOver:
 
     node_id: NodeId
     rank: int
-    """1..3."""
+    """Its place in the order of this epoch, from 1: how many before it are silent or gone."""
 
 
 @attrs.frozen(slots=True)
@@ -209,8 +209,9 @@ class Reporter:
         mine = self._my_rank
         if mine is None or self._due is not None or now < self._due_at(mine):
             return
-        if mine > 0 and not self._is_in_charge:
-            self._emit(ReporterTookOver(self._me, mine))
+        place = self._order.index(self._me)
+        if place > 0 and not self._is_in_charge:
+            self._emit(ReporterTookOver(self._me, place))
         self._is_in_charge = True
         epoch = epoch_of(group_ns)
         self._sequence = max(self._sequence + 1, group_ns % _EPOCH_NS // 10**9)

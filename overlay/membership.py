@@ -81,7 +81,7 @@ __all__ = [
 RENEW_S = 180.0
 LINGER_S = 2.0
 """A pair key outlives its member by this, so that late frames and the second LEAVE are no strangers'."""
-BURIED_LINGER_S = 180.0
+BURIED_LINGER_S = 150.0
 """The same for a buried member: should it live it is told, and its rejoin comes by JOIN under the old key."""
 LEAVE_REPEAT_S = 0.1
 ACCUSE_REPEAT_S = 0.4
@@ -208,7 +208,7 @@ class Membership:
     def rejoin(self, boot: int, now: float, wall_ns: int) -> None:
         """Start a new run after `SelfBuried`: certificates of a greater boot, and a greeting to everybody in the view.
 
-        A member that buried this node often lately takes the new run up later by itself (`damping.py`).
+        A member that buried this node often lately takes the new run up later by itself (`burials.py`).
 
         Raises:
             LocalProtocolError: `boot` is not greater than that of the last run, or this node has not joined yet.

@@ -279,7 +279,9 @@ def test_after_a_clock_step_the_matrix_is_full_again_and_the_newest_values_are_t
     make_world: MakeWorld, review_s: float | None, step_s: float
 ) -> None:
     at_s = 150.0 if review_s else 30.0
-    world = make_world(6, Fault(kind="clock-step", at_s=at_s, nodes=(3,), step_s=step_s), review_s=review_s, weather={"drift_ppm": 0.0})
+    world = make_world(
+        6, Fault(kind="clock-step", at_s=at_s, nodes=(3,), step_s=step_s), review_s=review_s, weather={"drift_ppm": 0.0, "spike_share": 0.0}
+    )
     world.run(at_s + 75.0)
     ((moved_at, _, moved),) = [found for found in world.of(ClockRealigned) if found[1] == 3]
     assert at_s < moved_at < at_s + 45.0

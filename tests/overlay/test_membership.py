@@ -237,7 +237,7 @@ def test_the_answer_to_a_join_is_smaller_than_the_join() -> None:
     assert len(answer) < len(join)
 
 
-def test_an_unanswered_join_is_repeated_at_a_quarter_three_quarters_and_two_seconds() -> None:
+def test_an_unanswered_join_is_repeated_at_growing_intervals() -> None:
     one, other = Node(0, random.Random(1)), Node(1, random.Random(2))
     one.join([], 0.0)
     other.join([one.view.certificate(one.node_id)], 0.0)
@@ -246,7 +246,7 @@ def test_an_unanswered_join_is_repeated_at_a_quarter_three_quarters_and_two_seco
         other.core.handle_timer(timer, other.wall_ns(timer))
         sent_at += [timer] * len(other.sent(timer))
     assert len(sent_at) == 4
-    assert all(planned <= at <= planned * 1.2 for planned, at in zip((0.0, 0.25, 0.75, 2.0), sent_at, strict=True))
+    assert all(planned <= at <= planned * 1.2 for planned, at in zip((0.0, 0.4, 1.2, 2.8), sent_at, strict=True))
 
 
 def test_a_frame_of_another_room_ends_the_greeting() -> None:
@@ -312,7 +312,7 @@ def test_pulls_that_bring_nothing_become_rare() -> None:
         node.core.handle_timer(net.now, node.wall_ns(net.now))
         pulls += len(node.sent(net.now))
         net.now += 0.1
-    assert 3 <= pulls <= 7
+    assert 3 <= pulls <= 14
 
 
 def test_islands_become_one_when_one_founder_asks_the_other() -> None:

@@ -326,7 +326,7 @@ def test_a_proof_reaches_a_buried_node_that_asks_an_introducer_or_speaks_after_i
     net = group(6)
     net.cut = {(other, 3) for other in range(6)}
     buried_alive(net, 3)
-    net.run(80.0)
+    net.run(160.0)
     node, one = net.nodes[3], net.nodes[0]
     assert node.node_id not in one.frames.peers
     roster = one.core.admit(node.node_id, node.view.certificate(node.node_id), net.now, net.wall_ns())
@@ -335,9 +335,9 @@ def test_a_proof_reaches_a_buried_node_that_asks_an_introducer_or_speaks_after_i
     net.drain(3)
     assert node.count(SelfBuried) == 1
     net.cut = set()
-    net.run(200.0)  # it renews in its old run; the others tell it why that is void, and forget its key again
+    net.run(440.0)  # it renews in its old run; the others tell it why that is void, and forget its key again
     assert node.count(SelfBuried) == 1
-    net.run(300.0)
+    net.run(640.0)
     assert node.node_id not in one.frames.peers
 
 
