@@ -119,7 +119,7 @@ class SerfGroup(Group):
         at = line.find(b"serf: EventMember")
         if at < 0:
             return
-        _, event, name, _ = line[at:].split(b" ", 3)
+        _, event, name, _ = line[at:].replace(b" (forced):", b":").split(b" ", 3)
         observer, peer = program.nodes[0], int(name[1:])
         if event in SERF_EVENTS and peer != observer:
             self.see(t, observer, SERF_EVENTS[event], peer)
@@ -322,7 +322,7 @@ def measure_leaves(group: Group, figures: dict[str, Any]) -> None:
         def do_all_know(observers: set[int] = observers, knowers: Callable[[], dict[int, float]] = knowers) -> bool:
             return knowers().keys() >= observers
 
-        if group.pump(asked + SEEN_TIMEOUT_S, do_all_know):
+        if observers and group.pump(asked + SEEN_TIMEOUT_S, do_all_know):
             took.append(max(knowers().values()) - asked)
     figures["leave_s"] = spread(took)
 
@@ -511,6 +511,8 @@ def run_inside(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print_table(result)
             sys.stdout.flush()
+        if arguments.output is not None:  # what is done is not lost if a later part fails
+            arguments.output.write_text(json.dumps(_rounded({"results": results}), indent=2) + "\n")
     report = {
         "benchmark": "serf: Debian's serf, LAN profile, and srwan, T = 10 s, in one network namespace",
         "command": f"python benchmarks/serf.py --members {','.join(map(str, arguments.members))} --trials {arguments.trials}",
