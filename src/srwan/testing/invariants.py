@@ -31,6 +31,8 @@ from srwan.types import NodeId
 
 __all__ = ["INTERVAL_S", "InvariantViolated", "Invariants"]
 
+INBOX_OCTETS_MAX = 212_992
+"""Socket buffer of a process that does not run: the default of Linux (net.core.rmem_default)."""
 ROWS_EVERY = 5
 """Every so many intervals the rows and the matrix of one router are looked at: that folds a matrix which nobody else may have asked for."""
 INTERVAL_S = 1.0
@@ -132,6 +134,8 @@ class Invariants:
 
     def _check_own(self, at_s: float, node: Watched, router: SimRouter) -> None:
         self.counts["inbox-bounded"].checks += 1
+        if node.inbox_octets > INBOX_OCTETS_MAX:
+            raise self.violated("inbox-bounded", at_s, node.number, f"its socket buffer holds {node.inbox_octets} octets")
         self.counts["sequence-rises"].checks += 1
         version = router.boot, router.pulse.seq
         if version < self._own.get(node.number, version):

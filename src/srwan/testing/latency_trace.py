@@ -110,7 +110,7 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {wanted[member.filename]: _read_member(key, archive, member) for member in members if member.filename in wanted}
     except OSError as error:
         raise ConfigError(key, f"cannot be read ({error.strerror or error})", "name a TRACE.npz file that exists") from error
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:  # RuntimeError: zipfile, of encryption or unknown compression
         raise ConfigError(key, "is not a readable .npz archive", "write it with numpy.savez; docs/replay.md describes it") from error
 
 

@@ -24,7 +24,7 @@ from srwan.overlay.member_events import MemberLeft, ViewChanged
 from srwan.testing.faults import Fault, Faults
 from srwan.testing.frames import frame_bytes
 from srwan.testing.fuzz import Fuzzer
-from srwan.testing.invariants import CONVERGE_S, INTERVAL_S, OUTPUT_MAX, Invariants
+from srwan.testing.invariants import CONVERGE_S, INBOX_OCTETS_MAX, INTERVAL_S, OUTPUT_MAX, Invariants
 from srwan.testing.links import TWICE_S, LinkLatencies, Noise
 from srwan.testing.router import RouterSettings, SimRouter
 from srwan.testing.trace import Trace
@@ -33,8 +33,6 @@ from srwan.types import NodeId
 
 __all__ = ["SimGroup", "SimNode"]
 
-INBOX_OCTETS_MAX = 212_992
-"""Socket buffer of a process that does not run: the default of Linux (net.core.rmem_default)."""
 BUFFER_OVERHEAD_OCTETS = 512
 """What the kernel counts for a datagram besides its bytes, about."""
 JOIN_RETRY_S = 1.0

@@ -60,7 +60,7 @@ class SimulationOptions:
     has_real_crypto: bool = False
     """Real pair keys and tags, datagrams as bytes, all signatures of reports verified: slower by a third to a half."""
     has_reviews: bool = False
-    """Whether routers also look for lies, steps and drift, and anomalies: three times the work."""
+    """Whether routers also look for lies, steps and drift, and anomalies."""
     latency: LinkLatencies | None = None
     """One-way latencies between all nodes; None: drawn, on a sphere."""
 
