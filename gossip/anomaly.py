@@ -268,12 +268,6 @@ class AnomalyDetector:
             self._restart(node, edge, "forgotten", now)
             edge.rounds = None
 
-    def shift(self, by_ms: float) -> None:
-        """The own clock moved: all raw samples to come are greater by `by_ms`."""
-        for edge in self._edges.values():
-            edge.baseline.shift(by_ms)
-            edge.last_ms += by_ms
-
     # What was measured
 
     def sample(self, node: NodeId, raw_ms: float, now: float) -> None:
@@ -373,6 +367,11 @@ class AnomalyDetector:
     def get_timer(self) -> float | None:
         """Return when `handle_timer` and `probes_due` want to be called, monotonic s."""
         return min((run.wake_at for run in self._runs.values()), default=None)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there may be an event, or a probe to send now or later. Cost: 0.1 us."""
+        return bool(self._events or self._runs)
 
     def next_event(self) -> AnomalyEvent | None:
         """Return the next event, None if there is none."""

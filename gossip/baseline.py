@@ -146,12 +146,6 @@ class Baseline:
         if len(self._block_times) >= BLOCK_SAMPLES:
             self._close_block()
 
-    def shift(self, by_ms: float) -> None:
-        """Samples to come are greater by `by_ms`: the own clock moved."""
-        self._medians = array("d", [value + by_ms for value in self._medians])
-        self._block_values = [value + by_ms for value in self._block_values]
-        self.level_ms += by_ms
-
     def fit(self) -> None:
         """Lay the line through the blocks and set the limits. Cost: 9 us."""
         times, medians = self._times, self._medians

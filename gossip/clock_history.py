@@ -205,13 +205,6 @@ class ClockHistory:
         self._rate[slot] = 0.0
         self._row_at[slot] = np.nan
 
-    def move_own_clock(self, by_ms: float) -> None:
-        """This member's stamps moved by `by_ms`: what was measured so far shifts as in `OwlMatrix.move_own_clock`."""
-        slot = self._slots[self._me]
-        for array in (self._base, self._last):
-            array[:, slot] += by_ms
-            array[slot, :] -= by_ms
-
     def minima(self, now: float) -> ClockMinima:
         """Return a copy of the windows, oldest first, none older than `SPAN_S_MAX`. Cost: 1 ms for n = 100."""
         self._drop_old(now)

@@ -216,7 +216,7 @@ class Pulse:
         return self._current(now).snapshot(now)
 
     def edges_known(self, now: float) -> int:
-        """Return how many directed edges are known, as `snapshot`."""
+        """Count the directed edges known, as `snapshot`."""
         return self._current(now).edges_known(now)
 
     def probe(self, node: NodeId) -> None:
@@ -226,7 +226,7 @@ class Pulse:
 
     def rounds_judged(self) -> dict[NodeId, tuple[int, int]]:
         """Return for every member heard how many of its rounds were lost, of how many judged, since it started."""
-        return {node: (peer.arrivals.lost, peer.arrivals.judged) for node, peer in self._peers.items() if peer.arrivals is not None}
+        return {node: (heard.lost, heard.judged) for node, peer in self._peers.items() if (heard := peer.arrivals) is not None}
 
     def clock_stepped(self, by_ms: float, now: float) -> None:
         """This host's clock was found to have stepped: group time does not follow, and all measurements start again."""
@@ -238,6 +238,11 @@ class Pulse:
         self._owed_at = now
         self._rounds.news(now)
         self._is_timer_moved = True
+
+    def hold(self, until: float) -> None:
+        """Until then tell only what is regular and ask for nothing: this host does not keep up with what it hears."""
+        self._rounds.hold(until)
+        self._repair.hold(until)
 
     def receive_frame(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> bool:
         """Take in an authenticated PULSE, PROBE or ECHO. Never raises for what a peer sent: it drops and counts.
@@ -251,7 +256,7 @@ class Pulse:
         Returns:
             Whether there may be something to send or to tell now, or an earlier timer.
 
-        Cost: 4 us for a PULSE, without folding into the matrix and the signature, if another router of this process parsed the row.
+        Cost: 8 us for a PULSE, without folding into the matrix and the signature, if another router of this process parsed the row.
         """
         peer = self._peers.get(frame.sender)
         if peer is None:
@@ -282,8 +287,7 @@ class Pulse:
         if self.time.is_settled and not was_settled:
             self._rounds.start(now)
             self._note_change(now)
-        for node in self.time.probes_due(now):
-            self._queue.append(_Outgoing(node, FrameType.PROBE))
+        self._queue.extend(_Outgoing(node, FrameType.PROBE) for node in self.time.probes_due(now))
         if self._peers and self._rounds.due_at <= now:
             is_regular = self._rounds.take(now)
             if is_regular or not self._is_all_told(now):
@@ -326,10 +330,9 @@ class Pulse:
         peer = self._peers.get(receiver)
         if peer is None:
             return ()
+        digest = digest or content_digest(content)
         try:
-            sealed = self._frames.seal(
-                receiver, kind, content, digest=digest or content_digest(content), tx_ns=self.group_ns(stamp_ns), flags=flags
-            )
+            sealed = self._frames.seal(receiver, kind, content, digest=digest, tx_ns=self.group_ns(stamp_ns), flags=flags)
         except KeyError:  # the overlay let the peer go, and will tell
             self.drops["no-key"] += 1
             return ()
@@ -348,8 +351,7 @@ class Pulse:
         """Return the fresh rows whose signatures are good, by rising NodeId; the bad ones are dropped and counted. Cost: 44 us a row."""
         good: list[SignedRow] = [] if self._own is None else [self._own]
         for node, peer in self._peers.items():
-            signed = peer.signed
-            if signed is None or peer.heard_at < now - self._fresh_s - STALE_EXTRA_S:
+            if (signed := peer.signed) is None or peer.heard_at < now - self._fresh_s - STALE_EXTRA_S:
                 continue
             if peer.is_verified or signed.is_authentic(self._group):
                 peer.is_verified = True
@@ -365,8 +367,7 @@ class Pulse:
         Raises:
             DecodeError: no row.
         """
-        held = self.row_of(node)
-        other = open_row(node, content)
+        held, other = self.row_of(node), open_row(node, content)
         if held is not None and (held.row.boot, held.row.seq) == (other.row.boot, other.row.seq) and held.content != content:
             self._compare(held, other)
 
@@ -458,8 +459,8 @@ class Pulse:
         self.time.probe_received(frame.sender, now)
         self._is_timer_moved = True
         nonce, _ = _PROBE.unpack(frame.content)
-        flags = FLAG_SETTLED if self.time.is_settled else 0
-        self._queue.append(_Outgoing(frame.sender, FrameType.ECHO, _PROBE.pack(nonce, self.group_ns(rx_ns)), flags=flags))
+        echo = _PROBE.pack(nonce, self.group_ns(rx_ns))
+        self._queue.append(_Outgoing(frame.sender, FrameType.ECHO, echo, flags=FLAG_SETTLED if self.time.is_settled else 0))
 
     def _receive_echo(self, frame: Frame, rx_ns: int, now: float) -> None:
         if len(frame.content) != _PROBE.size:
@@ -470,8 +471,7 @@ class Pulse:
             self.drops["echo"] += 1
             return
         self._is_timer_moved = True
-        round_trip_ms = self.time.round_trip_ms(frame.sender)
-        if round_trip_ms is not None:
+        if (round_trip_ms := self.time.round_trip_ms(frame.sender)) is not None:
             held_ms = self.time.held_ms(frame.sender)
             self._emit(EchoMeasured(frame.sender, round_trip_ms + held_ms, held_ms))
 
@@ -536,9 +536,9 @@ class Pulse:
         self._is_full = is_full
         is_busy = not is_full and now - self._changed_at < BUSY_S
         self._tick_at = now + (TICK_BUSY_S if is_busy else TICK_S if is_full else TICK_HOLES_S)
-        if is_busy and self._repair.is_due(now) and self._told is not None:
-            for node in self._repair.choose(self._peers, self.matrix, now):
-                self._queue.append(_Outgoing(node, FrameType.PULSE, self._told.content, self._told.digest, FLAG_AGAIN))
+        if is_busy and self._repair.is_due(now) and (told := self._told) is not None:
+            asked = self._repair.choose(self._peers, self.matrix, now)
+            self._queue.extend(_Outgoing(node, FrameType.PULSE, told.content, told.digest, FLAG_AGAIN) for node in asked)
 
     def _is_all_told(self, now: float) -> bool:
         """Whether an extra round would tell nothing: the own column was told as it is, at least twice, and the matrix is whole."""

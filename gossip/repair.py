@@ -46,6 +46,10 @@ class Repair:
         self._due_at = last_at + AFTER_S
         self._asks = {}
 
+    def hold(self, until: float) -> None:
+        """Ask nobody before `until`: what is missing may wait in the socket."""
+        self._due_at = max(self._due_at, until)
+
     def is_due(self, now: float) -> bool:
         """Say whether asking is worth it already."""
         return now >= self._due_at

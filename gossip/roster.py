@@ -37,6 +37,10 @@ class Roster:
         self.digest = digest
         self.ids: Ids = np.array([entry_id(node) for node in members], np.uint32)
         """32-bit ids, shape (n,)."""
+        self._slots = np.argsort(self.ids).astype(np.int64)
+        self._sorted_ids = self.ids[self._slots]
+        is_twin = np.concatenate(([False], self._sorted_ids[1:] == self._sorted_ids[:-1], [False]))
+        self._is_unique = ~(is_twin[1:] | is_twin[:-1])
         self._key = self.ids.astype("<u4").tobytes()
         self._positions: dict[bytes, _Positions] = {}
 
@@ -51,9 +55,11 @@ class Roster:
         """For each of the packed ids the index of the one member it names, -1 if it names none or is named twice."""
         positions = self._positions.get(key)
         if positions is None:
-            matches = np.frombuffer(key, "<u4")[:, None] == self.ids[None, :]
-            is_sure = (matches.sum(axis=1) == 1) & (matches @ matches.sum(axis=0) == 1)
-            positions = np.where(is_sure, np.argmax(matches, axis=1), -1).astype(np.int64)
+            ids = np.frombuffer(key, "<u4")
+            at = np.minimum(np.searchsorted(self._sorted_ids, ids), self.size - 1)
+            _, first, count = np.unique(ids, return_inverse=True, return_counts=True)
+            is_sure = (self._sorted_ids[at] == ids) & self._is_unique[at] & (count[first] == 1)
+            positions = np.where(is_sure, self._slots[at], -1)
             if len(self._positions) >= FOREIGN_ROSTERS_MAX:
                 self._positions.clear()
             self._positions[key] = positions

@@ -44,6 +44,7 @@ class Rounds:
         self._earned_at = -float("inf")
         self._last_at = -float("inf")
         self._growing_since = -float("inf")
+        self._held_until = -float("inf")
 
     def start(self, now: float) -> None:
         """Begin with regular rounds, at a random phase."""
@@ -60,7 +61,8 @@ class Rounds:
 
     def news(self, now: float) -> None:
         """There is something new to tell: one round soon, unless one is due anyway."""
-        if self.due_at > now + NEWS_S:
+        is_waiting = now < self._held_until and bool(self._extra) and self._extra[0] <= now + NEWS_S
+        if self.due_at > now + NEWS_S and not is_waiting:
             self._extra = [now + NEWS_S * self._rng.uniform(1 - 2 * JITTER, 1), *self._extra]
 
     def once(self, at: float) -> None:
@@ -68,13 +70,17 @@ class Rounds:
         if self._regular_at < float("inf") and not any(at <= other <= at + NEWS_S for other in self._extra):
             self._extra = sorted([*self._extra, at])
 
+    def hold(self, until: float) -> None:
+        """No extra rounds before `until`, as long as it takes this host to read what waits for it: all would have to be told again."""
+        self._held_until = max(self._held_until, until)
+
     @property
     def due_at(self) -> float:
         """When the next round is due; infinite before `start`."""
         if self._regular_at == float("inf"):
             return self._regular_at
         extra_at = self._extra[0] if self._extra else float("inf")
-        extra_at = max(extra_at, self._earned_at - (EXTRA_BURST_MAX - 1) * EXTRA_S)
+        extra_at = max(extra_at, self._earned_at - (EXTRA_BURST_MAX - 1) * EXTRA_S, self._held_until)
         return max(min(self._regular_at, extra_at), self._last_at + GAP_S_MIN)
 
     def take(self, now: float) -> bool:

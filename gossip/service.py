@@ -1,7 +1,7 @@
 """Gossip at work: gives `GossipCore` its clock, its frames and its turn on the socket. A shell.
 
-It owns no socket: frames come from the overlay, datagrams leave through it, and the overlay's view says who the members are. Two tasks:
-one waits for the core's earliest timer, one hands reports to whoever publishes them, one at a time, because that may take its time.
+It owns no socket: frames come from the overlay, datagrams leave through it, and the overlay's view says who the members are. The core's
+earliest timer is an alarm; a task hands reports to whoever publishes them, one at a time, because that may take its time.
 Cancelling `run` stops pulsing; nothing is left to undo. Attach `on_event` and `on_report` before `run`.
 """
 
@@ -29,6 +29,7 @@ from srwan.gossip.suspicion import BEHIND_S
 from srwan.gossip.witness import Score
 from srwan.identity import Identity
 from srwan.overlay.frame import Frame, FrameType
+from srwan.overlay.reactor import Alarm, current_reactor
 from srwan.overlay.service import OverlayService
 from srwan.types import NodeId, PeerMisbehaved, UdpAddress
 
@@ -71,8 +72,7 @@ class GossipService:
         self._report_handler: ReportHandler | None = None
         self._event_callbacks: list[Callable[[object], None]] = []
         self._send_reports, self._receive_reports = trio.open_memory_channel[Report](REPORTS_WAITING_MAX)
-        self._rearm = trio.Event()
-        self._armed_at = math.inf
+        self._alarm: Alarm | None = None
         self._is_touched = False
         self._oldest_rx_ns = NEVER_NS
         overlay.on_frames(_FRAME_TYPES, self._on_frame)
@@ -166,11 +166,12 @@ class GossipService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Pulse and report until cancelled. Reports started at once."""
         self.core.members_changed(self._clock.now(), self._clock.stamp_ns())
-        self._flush()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._timer_loop)
-            nursery.start_soon(self._report_loop)
-            task_status.started()
+        with current_reactor().alarm(self._on_alarm, self._clock) as self._alarm:
+            self._flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._alarm.until_failure)
+                nursery.start_soon(self._report_loop)
+                task_status.started()
 
     # in
 
@@ -194,20 +195,9 @@ class GossipService:
         self.core.membership_event(event, self._clock.now(), self._clock.stamp_ns())
         self._flush()
 
-    async def _timer_loop(self) -> None:
-        while True:
-            self._armed_at = self._next_timer()
-            self._rearm = trio.Event()
-            with trio.move_on_after(max(0.0, self._armed_at - self._clock.now())):
-                await self._rearm.wait()
-            now = self._clock.now()
-            if now >= self._armed_at:
-                self.core.handle_timer(now, self._clock.wall_ns(), self._clock.stamp_ns)
-                self._flush()
-
-    def _next_timer(self) -> float:
-        timer = self.core.get_timer()
-        return math.inf if timer is None else timer
+    def _on_alarm(self) -> None:
+        self.core.handle_timer(self._clock.now(), self._clock.wall_ns(), self._clock.stamp_ns)
+        self._flush()
 
     # out
 
@@ -222,8 +212,9 @@ class GossipService:
         if self.core.has_touched_membership:
             self.core.has_touched_membership = False
             self._overlay.flush()
-        if self._next_timer() < self._armed_at:
-            self._rearm.set()
+        if self._alarm is not None:
+            timer = self.core.get_timer()
+            self._alarm.set(math.inf if timer is None else timer)
 
     def _on_core_event(self, event: object, now: float) -> None:
         match event:

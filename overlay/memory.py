@@ -184,6 +184,11 @@ class MemoryDatagramTransport:
             with trio.move_on_at(self._queue[0][0] if self._queue else float("inf")):
                 await self._arrived.wait()
 
+    async def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
+        """Call `handle` with each batch until cancelled. Raises: as `receive`, and what `handle` raises."""
+        while True:
+            handle(await self.receive())
+
     async def aclose(self) -> None:
         """Close. A pending `receive` raises `trio.ClosedResourceError`; what was under way is lost. Idempotent."""
         if not self._is_closed:

@@ -39,6 +39,7 @@ from srwan.overlay.member_events import IdentityConflict, MemberAccused, MemberJ
 from srwan.overlay.member_frames import decode_roster, encode_roster
 from srwan.overlay.membership import LEAVE_REPEAT_S, Membership
 from srwan.overlay.peers import BOOK_BYTES_MAX, AddressBook
+from srwan.overlay.reactor import Alarm, current_reactor
 from srwan.overlay.rendezvous import RECORD_TTL_S, IntroducerRecord
 from srwan.overlay.session import SESSION_PLANE, Sessions
 from srwan.overlay.transport import ControlAddress, ControlChannel, DatagramTransport, Directory
@@ -155,8 +156,8 @@ class OverlayService:
         """Whether membership or sessions may have something to send or to tell; most batches are beats and pulses."""
         self._batch_now = 0.0
         self._batch_wall_ns = 0
-        self._armed_at = math.inf
-        self._rearm = trio.Event()
+        self._alarm: Alarm | None = None
+        self._paused_until = -math.inf
         self._is_alone = trio.Event()
         try:
             self._certify(clock.boot_id, 0, clock.wall_ns(), False)
@@ -241,9 +242,7 @@ class OverlayService:
                     break
         finally:
             self._is_flushing = False
-        timer = self._next_timer()
-        if timer < self._armed_at:
-            self._rearm.set()
+        self._arm()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join and serve until cancelled. Reports started once the socket is served; joining goes on in the background.
@@ -255,11 +254,11 @@ class OverlayService:
             self._book = await trio.to_thread.run_sync(load_book, self._config.address_book)
         self._control.serve(JOIN_PROTOCOL, self._serve_join)
         self.membership.join((), self._clock.now(), self._clock.wall_ns())
+        self._alarm = current_reactor().alarm(self._on_alarm, self._clock)
         self.flush()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive_loop)
-                nursery.start_soon(self._timer_loop)
+                nursery.start_soon(self._serve_socket)
                 nursery.start_soon(self._join_loop)
                 nursery.start_soon(self._book_loop)
                 task_status.started()
@@ -268,16 +267,15 @@ class OverlayService:
                 await self._say_goodbye()
             with trio.move_on_after(GOODBYE_S, shield=True):
                 await self._transport.aclose()
+            self._alarm.close()
 
     # datagrams
 
-    async def _receive_loop(self) -> None:
-        while True:
-            try:
-                batch = await self._transport.receive()
-            except trio.ClosedResourceError:
-                raise OverlayError("the datagram socket was closed while the overlay was running") from None
-            self._handle_batch(batch)
+    async def _serve_socket(self) -> None:
+        try:
+            await self._transport.serve(self._handle_batch)
+        except trio.ClosedResourceError:
+            raise OverlayError("the datagram socket was closed while the overlay was running") from None
 
     def _handle_batch(self, batch: list[Datagram]) -> None:
         self._batch_now, self._batch_wall_ns = self._clock.now(), self._clock.wall_ns()
@@ -339,22 +337,19 @@ class OverlayService:
 
     # time
 
-    async def _timer_loop(self) -> None:
-        while True:
-            self._armed_at = self._next_timer()
-            self._rearm = trio.Event()
-            with trio.move_on_after(max(0.0, self._armed_at - self._clock.now())):
-                await self._rearm.wait()
-            try:
-                self._handle_timers(self._clock.now(), self._clock.wall_ns())
-            except Exception as bug:  # noqa: BLE001 - logged
-                self._report_internal(bug)
-                await trio.sleep(INTERNAL_PAUSE_S)
-            self.flush()
+    def _on_alarm(self) -> None:
+        try:
+            self._handle_timers(self._clock.now(), self._clock.wall_ns())
+        except Exception as bug:  # noqa: BLE001 - logged
+            self._report_internal(bug)
+            self._paused_until = self._clock.now() + INTERNAL_PAUSE_S
+        self.flush()
 
-    def _next_timer(self) -> float:
-        timers = (self.membership.get_timer(), self.sessions.get_timer())
-        return min((timer for timer in timers if timer is not None), default=math.inf)
+    def _arm(self) -> None:
+        """Set the alarm to the earliest timer."""
+        if self._alarm is not None:
+            timers = (self.membership.get_timer(), self.sessions.get_timer())
+            self._alarm.set(max(self._paused_until, min((timer for timer in timers if timer is not None), default=math.inf)))
 
     def _handle_timers(self, now: float, wall_ns: int) -> None:
         membership_timer, sessions_timer = self.membership.get_timer(), self.sessions.get_timer()

@@ -54,8 +54,16 @@ class DatagramTransport(Protocol):
         """
         ...
 
+    async def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
+        """Call `handle` with each batch, as `receive` returns them, until cancelled. What `handle` raises is raised here.
+
+        Raises:
+            trio.ClosedResourceError: the transport was closed.
+        """
+        ...
+
     async def aclose(self) -> None:
-        """Close the sockets at once. A pending `receive` raises `trio.ClosedResourceError`."""
+        """Close the sockets at once. A pending `receive` or `serve` raises `trio.ClosedResourceError`."""
         ...
 
 

@@ -27,6 +27,7 @@ import trio
 
 from srwan.clock import Clock
 from srwan.errors import ConfigError
+from srwan.overlay.reactor import Watch, current_reactor
 from srwan.overlay.transport import DATAGRAMS_PER_BATCH_MAX
 from srwan.types import Datagram, UdpAddress
 
@@ -82,6 +83,7 @@ class UdpTransport:
         self._drops: Counter[str] = Counter()
         self._refresh_at = clock.now() + REFRESH_S
         self._is_closed = False
+        self._watch: Watch | None = None
         self._epoll: select.epoll | None = None
         self._by_fileno = {sock.fileno(): sock for sock in sockets}
         if len(sockets) > 1:
@@ -133,10 +135,29 @@ class UdpTransport:
             if batch:
                 return batch
 
+    async def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
+        """Call `handle` with each batch until cancelled; the wait is shared with all that is served in this Trio run.
+
+        Raises:
+            trio.ClosedResourceError: the transport was closed. trio.BusyResourceError: it is served already. What `handle` raises.
+        """
+        if self._is_closed:
+            raise trio.ClosedResourceError("the UDP transport was closed")
+
+        def read(fileno: int) -> None:
+            batch = self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX)
+            if batch:
+                handle(batch)
+
+        with current_reactor().watch(tuple(self._by_fileno), read) as self._watch:
+            await self._watch.until_failure()
+
     async def aclose(self) -> None:
         """Close the sockets at once. A waiting `receive` raises `trio.ClosedResourceError`. Closing again does nothing."""
         if not self._is_closed:
             self._is_closed = True
+            if self._watch is not None and not self._watch.is_closed:
+                self._watch.fail(trio.ClosedResourceError("the UDP transport was closed"))
             if self._epoll is not None:
                 trio.lowlevel.notify_closing(self._epoll)
                 self._epoll.close()

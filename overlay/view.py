@@ -82,6 +82,8 @@ class Role(enum.IntFlag):
     RELAY = 1
     EGRESS = 2
     INTRODUCER = 4
+    GATEWAY = 8
+    """Takes IP packets for its TUN (SID functions END_DT6, END_DX4)."""
 
 
 @attrs.frozen(slots=True)
@@ -210,7 +212,7 @@ def _decode_body(node_id: NodeId, body: bytes) -> Member:
         location=GeoAsn(
             country, _decode_integer(lat, -9000, 9000), _decode_integer(lon, -18000, 18000), _decode_integer(asn, 0, 2**32 - 1)
         ),
-        roles=Role(_decode_integer(roles, 0, 7)),
+        roles=Role(_decode_integer(roles, 0, 15)),
         issued_ns=issued_ns,
         expires_ns=expires_ns,
         is_leaving=is_leaving,

@@ -243,15 +243,6 @@ def test_a_moved_clock_of_the_peer_ends_a_rise_and_starts_the_baseline_again() -
     assert [] == edge.feed([900.0] * 60)
 
 
-def test_a_moved_own_clock_moves_the_baselines() -> None:
-    edge = Edge().warm_up()
-    edge.feed([0.0] * 40)
-    edge.detector.shift(250.0)
-    assert [] == edge.feed([250.0] * 100)
-    assert 0.0 == edge.detector._edges[PEER].jitter.jitter_ms
-    assert [LatencyRiseSuspected, LatencyRose] == [type(event) for event in edge.feed([280.0] * 3)]
-
-
 def test_probes_are_bounded_over_all_edges() -> None:
     detector = AnomalyDetector()
     detector.set_members(NODES, 0.0)
@@ -380,7 +371,7 @@ def test_an_edge_takes_at_most_five_kilobytes() -> None:
     assert used < 5_000 * 5
 
 
-@given(st.lists(st.tuples(st.sampled_from(["sample", "probe", "wait", "forget", "shift", "tell"]), st.floats(-80, 80)), max_size=150))
+@given(st.lists(st.tuples(st.sampled_from(["sample", "probe", "wait", "forget", "tell"]), st.floats(-80, 80)), max_size=150))
 def test_every_suspicion_is_ended_by_exactly_one_normal(steps: list[tuple[str, float]]) -> None:
     edge = Edge(round_trip_ms=200.0).warm_up()
     happened: list[AnomalyEvent] = []
@@ -393,8 +384,6 @@ def test_every_suspicion_is_ended_by_exactly_one_normal(steps: list[tuple[str, f
             edge.now += 10 * abs(value)
         elif step == "forget":
             edge.detector.forget(PEER, edge.now)
-        elif step == "shift":
-            edge.detector.shift(value)
         else:
             edge.detector.calibrate(PEER, owl_ms=abs(value), drift_ppm=value)
         happened += edge.events()

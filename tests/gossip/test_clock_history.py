@@ -142,14 +142,6 @@ def test_a_moved_clock_forgets_its_node_only() -> None:
     assert [[False, True, False], [True, True, True], [False, True, False]] == np.isnan(kept).tolist()
 
 
-def test_the_own_clock_moves_what_was_measured_with_it() -> None:
-    history = history_of(2)
-    history.add(np.array([[np.nan, 30.0], [10.0, np.nan]]), None, 0.0)
-    history.move_own_clock(7.0)
-    kept = history.minima(1.0).raw_ms[0]
-    assert (23.0, 17.0) == (kept[0, 1], kept[1, 0])
-
-
 def test_a_sample_of_unknown_time_is_not_used() -> None:
     history = history_of(3)
     history.add_row(node(1), np.array([5.0, np.nan, 6.0]), 0.0)

@@ -13,7 +13,7 @@ import pytest
 
 from srwan.errors import ConfigError
 from srwan.gossip.anomaly import LatencyRose
-from srwan.gossip.core import FORMER_ECHOES_MAX, FORMER_ECHOES_PER_S, ClockStepped, GossipConfig, SelfReborn
+from srwan.gossip.core import FORMER_ECHOES_MAX, FORMER_ECHOES_PER_S, HOLD_S_MAX, ClockStepped, GossipConfig, SelfReborn
 from srwan.gossip.events import ClockRealigned, EchoMeasured, EquivocationSeen, MatrixFilled, PeerClockMoved
 from srwan.gossip.reporter import ReportDue, ReportPublished
 from srwan.gossip.row import open_row, seal_row
@@ -157,6 +157,19 @@ def test_a_crashed_member_is_removed_once_by_every_survivor_and_nobody_else_is(m
     assert {world.node_id(3)} == {event.subject for _, _, event in world.of(AccusationDue)}
     assert [9] * 9 == [len(router.view) for router in world.routers()]
     assert [72] * 9 == [router.pulse.edges_known(45.0) for router in world.routers()]
+
+
+def test_a_member_whose_frames_wait_doubts_itself_and_holds_what_is_not_regular(make_world: MakeWorld) -> None:
+    world = make_world(10, spied=3)
+    world.run(30.0)
+    router = world.router(3)
+    regular_at = router.pulse._rounds.due_at
+    world.sealed.clear()
+    router.core.note_lag(0.1, 30.0)
+    assert regular_at == router.pulse._rounds.due_at
+    router.core.note_lag(60.0, 30.0)
+    router.pulse.tell_soon(30.0)
+    assert min(regular_at, 30.0 + HOLD_S_MAX) == router.pulse._rounds.due_at
 
 
 def accuse(world: World, accusers: list[NodeId], subject: NodeId) -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from srwan.gossip.rounds import EXTRA_BURST_MAX, EXTRA_S, GAP_S_MIN, Rounds
+from srwan.gossip.rounds import BURST_S, EXTRA_BURST_MAX, EXTRA_S, GAP_S_MIN, Rounds
 
 
 def run(rounds: Rounds, until: float, *, change_every: float | None = None, news_every: float | None = None) -> list[float]:
@@ -109,3 +109,19 @@ def test_news_after_a_storm_of_joins_is_told_within_a_second() -> None:
             rounds.told(now, is_regular=rounds.take(now))
     rounds.news(104.0)
     assert rounds.due_at <= 104.0 + EXTRA_S
+
+
+def test_a_host_that_is_behind_tells_only_what_is_regular_until_it_has_caught_up() -> None:
+    rounds = Rounds(10.0, random.Random(1))
+    rounds.start(0.0)
+    regular_at = rounds.due_at
+    rounds.hold(regular_at + 2.0)
+    rounds.hold(regular_at - 1.0)  # a shorter lag takes nothing back
+    rounds.change(0.0)
+    for step in range(50):
+        rounds.news(step * 0.01)
+    assert regular_at == rounds.due_at
+    rounds.told(regular_at, is_regular=rounds.take(regular_at))
+    rounds.change(regular_at)
+    assert regular_at + 2.0 == rounds.due_at
+    assert len(rounds._extra) <= len(BURST_S) + 1

@@ -327,6 +327,21 @@ def test_what_was_slept_over_is_nobodys_fault(slept_s: float) -> None:
     assert [HealthChanged(51), HealthChanged(0)] == watch.events
 
 
+@pytest.mark.parametrize(("lag_s", "accused_after_s"), [(0.2, 4.5), (1.5, 6.0)])
+def test_frames_that_waited_put_every_accusation_off_by_as_much(lag_s: float, accused_after_s: float) -> None:
+    watch = Watch(30)
+    watch.run(7.0)
+    subject = watch.core.subjects[0]
+    watch.silent = {subject}
+    silent_at = watch.now
+    watch.run(0.5)
+    watch.core.behind(lag_s, watch.now)
+    watch.drain()
+    while not watch.of(AccusationDue):
+        watch.run(0.1)
+    assert accused_after_s - 1.6 < watch.now - silent_at < accused_after_s + 0.4
+
+
 def test_a_frozen_subject_that_thaws_while_it_is_probed_is_not_accused() -> None:
     watch = Watch(30)
     watch.run(10.0)

@@ -32,6 +32,9 @@ class RecordingTransport:
         await trio.sleep_forever()
         raise AssertionError
 
+    async def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
+        handle(await self.receive())
+
     async def aclose(self) -> None:
         self.is_closed = True
         await trio.lowlevel.checkpoint()

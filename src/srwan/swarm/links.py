@@ -108,6 +108,10 @@ class EmulatedTransport(DatagramTransport):
         """Receive from the inner transport: delays are the sender's business."""
         return await self._inner.receive()
 
+    async def serve(self, handle: Callable[[list[Datagram]], None]) -> None:
+        """Serve the inner transport."""
+        await self._inner.serve(handle)
+
     async def aclose(self) -> None:
         """Close the inner transport; what is still held is lost."""
         self._queue.clear()

@@ -154,6 +154,10 @@ class SimRouter:
             self.drops[error.reason] += 1
             return self._is_membership_touched
 
+    def note_lag(self, lag_s: float, now: float) -> None:
+        """Say how long the oldest of the datagrams that are read now has waited."""
+        self.core.note_lag(lag_s, now)
+
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         self.stamp_ns = self._clock.stamp_ns(now)

@@ -185,11 +185,6 @@ class SimGroup:
         heapq.heappush(self._heap, (when, self._number, -1, -1, action))
 
     @property
-    def in_flight(self) -> int:
-        """Entries of the heap."""
-        return len(self._heap)
-
-    @property
     def fuzzed(self) -> int:
         """Hostile datagrams made."""
         return 0 if self._fuzzer is None else self._fuzzer.made
@@ -329,6 +324,8 @@ class SimGroup:
             self._sleep(node, frozen_until)
             return
         waiting, node.inbox, node.inbox_octets = node.inbox, [], 0
+        if waiting:
+            router.note_lag((node.settings.clock.stamp_ns(now) - waiting[0][2]) / 1e9, now)
         try:
             for source, data, rx_ns in waiting:
                 router.receive(data, self.nodes[source].settings.address, rx_ns, now)

@@ -96,10 +96,6 @@ class Trace:
             name += event.reason
         self._hash.update(struct.pack("<dii", now, observer, subject) + name.encode())
 
-    def note_words(self, words: bytes) -> None:
-        """Put anything else into the hash."""
-        self._hash.update(words)
-
     def flush(self) -> None:
         """Hash what was noted."""
         self.events += len(self._times)
