@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faults", type=Path, metavar="FILE.toml", help="weather and faults; docs/simulation.md has an example")
     parser.add_argument("--real-crypto", action="store_true", help="real pair keys and tags, datagrams as bytes; slower")
     parser.add_argument("--reviews", action="store_true", help="routers also look for lies, clock steps and anomalies; slower")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="run so many groups at once, each in a process (1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a seed, and nothing else")
 
 
@@ -51,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     seeds = [options.seed] if options.seeds is None else _seeds(options.seeds)
     with _progress() as show:
         for turn, seed in enumerate(seeds):
-            result = simulate(attrs.evolve(chosen, seed=seed), lambda share, turn=turn: show((turn + share) / len(seeds)))  # type: ignore[misc]
+            show_seed = partial(_show_seed, show, turn, len(seeds))
+            result = simulate(attrs.evolve(chosen, seed=seed), show_seed, jobs=options.jobs)
             if options.json:
                 sys.stdout.write(json.dumps(result.to_json()) + "\n")
             elif len(seeds) > 1:
@@ -65,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
             if not options.json and len(seeds) == 1:
                 _print(result)
     return 0
+
+
+def _show_seed(show: Callable[[float], None], turn: int, turns: int, share: float) -> None:
+    show((turn + share) / turns)
 
 
 def _seeds(text: str) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,71 @@ from typing import Any
 import attrs
 
 from srwan.testing.faults import Fault
-from srwan.testing.trace import Trace
+from srwan.testing.simnet import SimGroup
+from srwan.testing.trace import Removal, ViewChange
 
-__all__ = ["FaultOutcome", "SimulationResult", "agreement_at", "outcome_of"]
+__all__ = ["FaultOutcome", "GroupResult", "SimulationResult", "agreement_at", "group_result", "latest", "outcome_of"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class GroupResult:
+    """What is kept of a group that ran; plain values, so that it passes between processes."""
+
+    numbers: tuple[int, ...]
+    """Of the nodes, by their indices in the group."""
+    spoilt: frozenset[int]
+    """Indices of those that a fault ever named."""
+    violation: str
+    """What did not hold; "" if all did."""
+    trace_digest: bytes
+    """16 bytes over all that happened."""
+    events: int
+    fuzzed: int
+    """Hostile datagrams sent."""
+    filled_s: float | None
+    """When all knew their whole matrix, simulated seconds; None: never."""
+    removals: tuple[Removal, ...]
+    view_changes: tuple[ViewChange, ...]
+    sent: dict[int, tuple[int, int]]
+    """By frame type: datagrams and bytes."""
+    lost: dict[str, int]
+    drops: dict[str, int]
+    conclusions: dict[str, int]
+    invariants: dict[str, tuple[int, int]]
+    """By name: checks, violations."""
+    rss_mb: float
+    """Greatest resident memory of the process so far, MB."""
+
+
+def group_result(group: SimGroup, violation: str) -> GroupResult:
+    """Return what is kept of a group that ran."""
+    trace, drops = group.trace, Counter[str]()
+    for node in group.nodes:
+        if node.router is not None:
+            drops.update(node.router.all_drops)
+    return GroupResult(
+        numbers=tuple(node.number for node in group.nodes),
+        spoilt=frozenset(node.index for node in group.nodes if node.is_spoilt),
+        violation=violation,
+        trace_digest=trace.digest,
+        events=trace.events,
+        fuzzed=group.fuzzed,
+        filled_s=latest([trace.filled_at.get(node.index) for node in group.nodes]) if len(group.nodes) > 1 else 0.0,
+        removals=tuple(trace.removals),
+        view_changes=tuple(trace.view_changes),
+        sent={kind: (count, size) for kind, (count, size) in group.sent.items()},
+        lost=dict(group.lost),
+        drops=dict(drops),
+        conclusions=dict(trace.conclusions),
+        invariants={name: (found.checks, found.violations) for name, found in group.invariants.counts.items()},
+        rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def latest(times: Sequence[float | None]) -> float | None:
+    """Return the greatest; None if one is missing or there are none."""
+    known = [at for at in times if at is not None]
+    return max(known, default=None) if len(known) == len(times) else None
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -97,13 +160,13 @@ class SimulationResult:
         return plain
 
 
-def agreement_at(trace: Trace, nodes: int) -> float | None:
+def agreement_at(group: GroupResult, nodes: int) -> float | None:
     """Return when all nodes of a group had one view with all of them in it, None: never. A group of one agrees at once."""
     held: dict[int, bytes] = {}
     sizes: Counter[bytes] = Counter()
     if nodes <= 1:
         return 0.0
-    for change in trace.view_changes:
+    for change in group.view_changes:
         before = held.get(change.observer)
         if before is not None:
             sizes[before] -= 1
@@ -115,27 +178,27 @@ def agreement_at(trace: Trace, nodes: int) -> float | None:
 
 
 def outcome_of(
-    fault: Fault, until_s: float, groups: Sequence[tuple[Trace, tuple[int, ...], frozenset[int], tuple[int, ...]]]
+    fault: Fault, until_s: float, groups: Sequence[tuple[GroupResult, tuple[int, ...], frozenset[int], tuple[int, ...]]]
 ) -> FaultOutcome:
     """Return what the groups concluded of a fault.
 
     Args:
         fault: the fault.
         until_s: end of the simulation, simulated seconds.
-        groups: trace, indices in the group of those that had it, indices of all with any fault, and for each index its number.
+        groups: what is kept of it, indices in the group of those that had it, indices of all with any fault, and for each index its number.
     """
     end_s = min(until_s, fault.at_s + (fault.for_s if fault.for_s is not None else until_s) + SETTLE_S)
     removed = removed_by_all = false_removals = view_changes = 0
     first: float | None = None
     last: float | None = None
     numbers: list[int] = []
-    for trace, having, spoilt, all_numbers in groups:
+    for group, having, spoilt, all_numbers in groups:
         if not having:
             continue
         numbers += [all_numbers[index] for index in having]
         survivors = [index for index in range(len(all_numbers)) if index not in spoilt]
         known: dict[int, dict[int, float]] = {index: {} for index in having}
-        for removal in trace.removals:
+        for removal in group.removals:
             if not fault.at_s <= removal.at_s <= end_s or removal.observer in spoilt:
                 continue
             if removal.subject not in spoilt:
@@ -151,7 +214,7 @@ def outcome_of(
                 removed_by_all += 1
                 last = max(times.values()) if last is None else max(last, *times.values())
         changes = Counter(
-            change.observer for change in trace.view_changes if fault.at_s <= change.at_s <= end_s and change.observer not in spoilt
+            change.observer for change in group.view_changes if fault.at_s <= change.at_s <= end_s and change.observer not in spoilt
         )
         view_changes = max(view_changes, *changes.values(), 0)
     return FaultOutcome(

@@ -1,6 +1,6 @@
 """Thousands of routers, from a seed: builds the groups, runs one after the other, and says what came of it.
 
-    result = simulate(SimulationOptions(nodes=1000, minutes=10, seed=1))
+    result = simulate(SimulationOptions(nodes=1000, minutes=10, seed=1), jobs=2)
 
 Keys, places, clocks, phases, losses and faults are drawn from the seed, each node's with a generator of its own. Nodes are placed into
 pulse groups as on a network, by `srwan.overlay.group.partition` with a salt from the seed.
@@ -8,13 +8,14 @@ pulse groups as on a network, by `srwan.overlay.group.partition` with a salt fro
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
-import resource
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
@@ -26,17 +27,18 @@ from srwan.overlay.group import group_id, partition
 from srwan.testing.faults import Faults, choose_nodes
 from srwan.testing.frames import SimFrameCodec, SimIdentity
 from srwan.testing.invariants import CHECKS, InvariantViolated
+from srwan.testing.jobs import run_in_processes
 from srwan.testing.links import LinkLatencies, synthetic_geography
-from srwan.testing.result import SimulationResult, agreement_at, outcome_of
+from srwan.testing.result import GroupResult, SimulationResult, agreement_at, group_result, latest, outcome_of
 from srwan.testing.router import RouterSettings, SimClock
 from srwan.testing.simnet import SimGroup, SimNode
-from srwan.testing.trace import Trace
 from srwan.types import GeoAsn, NodeId
 
 __all__ = ["Simulation", "SimulationOptions", "simulate"]
 
 NODES_MAX = 100_000
 MINUTES_MAX = 100_000.0
+JOBS_MAX = 256
 STEP_S = 1.0
 """Simulated seconds between two looks at progress and invariants."""
 PORT = 4710
@@ -141,32 +143,56 @@ class Simulation:
         ]
         return SimGroup(nodes, latency, options.faults, targets, seed, options.minutes * 60)
 
-    def run(self, on_progress: Callable[[float], None] | None = None) -> SimulationResult:
-        """Run all groups, one after the other.
+    def run(self, on_progress: Callable[[float], None] | None = None, *, jobs: int = 1) -> SimulationResult:
+        """Run all groups, one after the other or several at once; the result is the same but for the time it took.
 
         Args:
-            on_progress: called with the share done, 0..1, at least once per simulated second and group.
+            on_progress: called with the share done, 0..1, at least once per simulated second and group, or some times a second.
+            jobs: processes; with more than one the caller's main module is imported by each (see `multiprocessing`, "spawn").
 
         A violated invariant ends the run; the result says which, and the figures are those until then.
+
+        Raises:
+            ConfigError: jobs is out of range.
         """
-        until_s = self.options.minutes * 60
+        if not 1 <= jobs <= JOBS_MAX:
+            raise ConfigError("jobs", f"{jobs} is out of range", f"give 1..{JOBS_MAX}")
         started = time.perf_counter()
         tally = _Tally()
-        for index in range(len(self.groups)):
-            group = self.make_group(index)
-            try:
-                now = 0.0
-                while now < until_s:
-                    now = min(until_s, now + STEP_S)
-                    group.run(now)
-                    if on_progress is not None:
-                        on_progress((index + now / until_s) / len(self.groups))
-            except InvariantViolated as violation:
-                tally.violation = str(violation)
-            tally.add(group)
-            if tally.violation:
-                break
+        report = on_progress or (lambda _: None)
+        results = (
+            run_in_processes(self.options, len(self.groups), jobs, report)
+            if min(jobs, len(self.groups)) > 1
+            else (self.run_group(index, partial(self._report_share, report, index)) for index in range(len(self.groups)))
+        )
+        with contextlib.closing(results):
+            for result in results:
+                tally.add(result)
+                if result.violation:
+                    break
         return self._result(tally, time.perf_counter() - started)
+
+    def run_group(self, index: int, on_progress: Callable[[float], None]) -> GroupResult:
+        """Run one of `groups`.
+
+        Args:
+            index: which.
+            on_progress: called with the share of it done, 0..1, once per simulated second.
+        """
+        until_s = self.options.minutes * 60
+        group = self.make_group(index)
+        violation, now = "", 0.0
+        try:
+            while now < until_s:
+                now = min(until_s, now + STEP_S)
+                group.run(now)
+                on_progress(now / until_s)
+        except InvariantViolated as violated:
+            violation = str(violated)
+        return group_result(group, violation)
+
+    def _report_share(self, report: Callable[[float], None], index: int, share: float) -> None:
+        report((index + share) / len(self.groups))
 
     def _result(self, tally: _Tally, wall_s: float) -> SimulationResult:
         options = self.options
@@ -179,7 +205,7 @@ class Simulation:
         for index, fault in enumerate(options.faults.faults):
             having = self._targets[index][0]
             parts = [
-                (group.trace, tuple(slot for slot, number in enumerate(group.numbers) if number in having), group.spoilt, group.numbers)
+                (group, tuple(slot for slot, number in enumerate(group.numbers) if number in having), group.spoilt, group.numbers)
                 for group in tally.groups
             ]
             outcomes.append(outcome_of(fault, until_s, parts))
@@ -193,18 +219,18 @@ class Simulation:
             events=tally.events,
             events_per_s=tally.events / max(wall_s, 1e-9),
             trace_hash=tally.hash.hexdigest(),
-            rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            rss_mb=tally.rss_mb,
             invariants={name: (checks, found) for name, (checks, found) in tally.invariants.items()},
             violation=tally.violation,
-            agreed_s=_latest([agreement_at(group.trace, len(group.numbers)) for group in tally.groups]),
-            filled_s=_latest([group.filled_at for group in tally.groups]),
+            agreed_s=latest([agreement_at(group, len(group.numbers)) for group in tally.groups]),
+            filled_s=latest([group.filled_s for group in tally.groups]),
             bytes_per_s=sum(size for _, size in traffic.values()),
             datagrams_per_s=sum(count for count, _ in traffic.values()),
             traffic=traffic,
             lost=dict(sorted(tally.lost.items())),
             drops=dict(sorted(tally.drops.items())),
             conclusions=dict(sorted(tally.conclusions.items())),
-            removals=sum(len(group.trace.removals) for group in tally.groups),
+            removals=sum(len(group.removals) for group in tally.groups),
             fuzzed=tally.fuzzed,
             faults=tuple(outcomes),
         )
@@ -213,68 +239,45 @@ class Simulation:
         return hashlib.blake2b(purpose + struct.pack("<Q", number), key=self._seed, digest_size=32, person=b"srwan/sim/draw").digest()
 
 
-def simulate(options: SimulationOptions, on_progress: Callable[[float], None] | None = None) -> SimulationResult:
+def simulate(options: SimulationOptions, on_progress: Callable[[float], None] | None = None, *, jobs: int = 1) -> SimulationResult:
     """Run a simulation; see `Simulation.run`.
 
     Raises:
-        ConfigError: a fault names nodes that are not there.
+        ConfigError: a fault names nodes that are not there, or jobs is out of range.
     """
-    return Simulation(options).run(on_progress)
-
-
-@attrs.frozen(slots=True)
-class _Done:
-    """What is kept of a group that ran."""
-
-    trace: Trace
-    numbers: tuple[int, ...]
-    spoilt: frozenset[int]
-    filled_at: float | None
-    """Simulated seconds."""
+    return Simulation(options).run(on_progress, jobs=jobs)
 
 
 class _Tally:
-    """Sums over groups."""
+    """Sums over groups, in their order."""
 
     def __init__(self) -> None:
         self.hash = hashlib.blake2b(digest_size=16, person=b"srwan/traces/1")
         self.events = 0
         self.fuzzed = 0
+        self.rss_mb = 0.0
         self.violation = ""
         self.sent: dict[int, tuple[int, int]] = {}
         self.lost: Counter[str] = Counter()
         self.drops: Counter[str] = Counter()
         self.conclusions: Counter[str] = Counter()
         self.invariants: dict[str, tuple[int, int]] = dict.fromkeys(CHECKS, (0, 0))
-        self.groups: list[_Done] = []
+        self.groups: list[GroupResult] = []
 
-    def add(self, group: SimGroup) -> None:
+    def add(self, result: GroupResult) -> None:
         """Take in a group that ran."""
-        self.hash.update(group.trace.digest)
-        self.events += group.trace.events
-        self.fuzzed += group.fuzzed
-        self.lost.update(group.lost)
-        self.conclusions.update(group.trace.conclusions)
-        for kind, (count, size) in group.sent.items():
+        self.hash.update(result.trace_digest)
+        self.events += result.events
+        self.fuzzed += result.fuzzed
+        self.rss_mb = max(self.rss_mb, result.rss_mb)
+        self.violation = result.violation
+        self.lost.update(result.lost)
+        self.drops.update(result.drops)
+        self.conclusions.update(result.conclusions)
+        for kind, (count, size) in result.sent.items():
             before = self.sent.get(kind, (0, 0))
             self.sent[kind] = before[0] + count, before[1] + size
-        for name, found in group.invariants.counts.items():
+        for name, (checks, found) in result.invariants.items():
             before = self.invariants[name]
-            self.invariants[name] = before[0] + found.checks, before[1] + found.violations
-        for node in group.nodes:
-            if node.router is not None:
-                self.drops.update(node.router.all_drops)
-        filled = [group.trace.filled_at.get(node.index) for node in group.nodes]
-        self.groups.append(
-            _Done(
-                group.trace,
-                tuple(node.number for node in group.nodes),
-                frozenset(node.index for node in group.nodes if node.is_spoilt),
-                _latest(filled) if len(group.nodes) > 1 else 0.0,
-            )
-        )
-
-
-def _latest(times: list[float | None]) -> float | None:
-    known = [at for at in times if at is not None]
-    return max(known, default=None) if len(known) == len(times) else None
+            self.invariants[name] = before[0] + checks, before[1] + found
+        self.groups.append(result)
