@@ -35,7 +35,6 @@ from srwan.overlay.frame import Frame, FrameCodec, FrameType
 from srwan.overlay.greetings import Greetings
 from srwan.overlay.member_events import (
     IdentityConflict,
-    MemberAccused,
     MemberJoined,
     MemberLeft,
     MembershipEvent,
@@ -61,22 +60,13 @@ from srwan.overlay.member_frames import (
 )
 from srwan.overlay.outbox import Outbox
 from srwan.overlay.pulls import PullPlan
+from srwan.overlay.renewals import Renewals
 from srwan.overlay.ring import Ring
 from srwan.overlay.verdict import Verdict, Verdicts
 from srwan.overlay.view import Grave, Member, View
 from srwan.types import NodeId, PeerMisbehaved, UdpAddress
 
-__all__ = [
-    "IdentityConflict",
-    "MemberAccused",
-    "MemberJoined",
-    "MemberLeft",
-    "MemberUpdated",
-    "Membership",
-    "MembershipEvent",
-    "SelfBuried",
-    "ViewChanged",
-]
+__all__ = ["Membership"]
 
 RENEW_S = 180.0
 LINGER_S = 2.0
@@ -86,8 +76,7 @@ BURIED_LINGER_S = 150.0
 LEAVE_REPEAT_S = 0.1
 ACCUSE_REPEAT_S = 0.4
 """Accusations go out once more after this: at 5 % loss a member misses both once in 400."""
-WORK_BURST = 8
-WORK_PER_S = 2.0
+WORK_BURST, WORK_PER_S = 8, 2.0
 """Certificates and PULLs taken from one peer per second: 2 x 130 us of work."""
 OUTBOX_MAX = 1024
 """Frames waiting to be sent: 8 answers to each of 128 members; beyond it PULLs are refused."""
@@ -137,6 +126,7 @@ class Membership:
         self._budgets = Budgets("certificates or pulls", WORK_PER_S, WORK_BURST)
         self._lingering = Deadlines()
         self._pulls = PullPlan(rng)
+        self._renewals = Renewals(rng)
         self._verdicts = Verdicts(identity, view.group)
         self._burials = Burials()
         self._accuse_again: deque[tuple[float, bytes]] = deque()
@@ -165,6 +155,7 @@ class Membership:
         """
         if self._renew_at is None:
             self._pulls.start(now)
+            self._renewals.start(now)
             self._issue(now, wall_ns)
         elif roster and len(self._view) == 1:
             self._pulls.start(now)  # it was alone till now
@@ -309,6 +300,7 @@ class Membership:
             self._burials.get_timer(),
             self._verdicts.get_timer(),
             self._pulls.due_at(),
+            self._renewals.due_at,
         ):
             if at is not None and (first is None or at < first):
                 first = at
@@ -337,7 +329,9 @@ class Membership:
         self._settle(now, wall_ns)
         pull_at = self._pulls.due_at()
         if pull_at is not None and now >= pull_at:
-            self._pull(now)
+            self._pull(self._pulls.choose(self._others(), now))
+        if self._renewals.due_at is not None and now >= self._renewals.due_at:
+            self._ask_for_renewals(now, wall_ns)
 
     # out
 
@@ -587,8 +581,13 @@ class Membership:
         self._queue(node_id, FrameType.JOIN, encode_join(self._me, self._own_certificate), flags=JOIN_ANSWER_WANTED)
         self._greetings.sent(node_id, now)
 
-    def _pull(self, now: float) -> None:
-        peer = self._pulls.choose(self._others(), now)
+    def _ask_for_renewals(self, now: float, wall_ns: int) -> None:
+        peer = self._renewals.choose(self._view.members, self._others(), now, wall_ns)
+        if peer is not None and not self._is_leaving:
+            self._pulls.ask(peer, now)
+            self._pull(peer)
+
+    def _pull(self, peer: NodeId | None) -> None:
         if peer is not None:
             salt = self._rng.randbytes(SALT_BYTES)
             self._queue(peer, FrameType.PULL, encode_pull(self._view.digest, salt, held_of(self._view)))

@@ -154,8 +154,7 @@ class PullPlan:
         if not candidates:
             return None
         peer = self._rng.choice(candidates)
-        frames_left = self._asked.get(peer, (0, 0.0))[0]
-        self._asked[peer] = min(frames_left + PULL_FRAMES_MAX, _ASKED_FRAMES_MAX), now + PULL_ANSWER_S
+        self.ask(peer, now)
         self._news = False
         self._last = now
         self._newcomer_pulls += 1
@@ -164,6 +163,11 @@ class PullPlan:
         self._next = now + self._jittered(self._interval_s)
         self._interval_s = min(2.0 * self._interval_s, PULL_INTERVAL_S_MAX)
         return peer
+
+    def ask(self, peer: NodeId, now: float) -> None:
+        """A PULL goes to this member, for whatever reason: take its answer."""
+        frames_left = self._asked.get(peer, (0, 0.0))[0]
+        self._asked[peer] = min(frames_left + PULL_FRAMES_MAX, _ASKED_FRAMES_MAX), now + PULL_ANSWER_S
 
     def _jittered(self, interval_s: float) -> float:
         return interval_s * self._rng.uniform(1.0, 1.5)

@@ -13,8 +13,9 @@ from srwan.errors import LocalProtocolError, RemoteProtocolError, StaleRecord
 from srwan.identity import Identity
 from srwan.overlay.accusation import Accusation, bundles_of
 from srwan.overlay.frame import Frame, FrameCodec, FrameType, content_digest
+from srwan.overlay.member_events import MemberAccused, MemberJoined, MemberLeft, MembershipEvent, SelfBuried, ViewChanged
 from srwan.overlay.member_frames import encode_join, encode_members
-from srwan.overlay.membership import MemberAccused, MemberJoined, MemberLeft, Membership, MembershipEvent, SelfBuried, ViewChanged
+from srwan.overlay.membership import Membership
 from srwan.overlay.view import Member, Role, View
 from srwan.types import GeoAsn, UdpAddress
 

@@ -37,7 +37,7 @@ from srwan.gossip.events import MatrixFilled
 from srwan.gossip.pulse import PERIOD_S
 from srwan.gossip.service import GossipService
 from srwan.identity import Identity
-from srwan.overlay.membership import MemberJoined, MemberLeft, MemberUpdated
+from srwan.overlay.member_events import MemberJoined, MemberLeft, MemberUpdated
 from srwan.overlay.memory import MemoryNetwork
 from srwan.overlay.service import OverlayConfig, OverlayService
 from srwan.overlay.udp import open_udp
