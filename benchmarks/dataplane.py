@@ -1,19 +1,22 @@
-"""How much CPU the portable data plane (L0) needs per relayed packet, over UDP on loopback, against a plain loop in the same run.
+"""The data planes of srwan, nebula, wireguard-go, tinc, yggdrasil and the kernel side by side, in one run, and what srwan's are to reach.
 
-    python benchmarks/dataplane.py [--packets 20000] [--repetitions 5] [--sizes 64 512 1384] [--output FILE]
+    python benchmarks/dataplane.py [--json] [--quick] [--only NAME,...] [--repetitions 3] [--output FILE]
 
-Two processes: the load (sends sealed packets, takes them back, keeps up to IN_FLIGHT_MAX under way so that the relay always finds full
-batches) and the relay, whose CPU time (user and system, getrusage) is divided by the packets it forwarded. Packets go one by one: no GRO or
-GSO, one system call per packet each way. Three loops are compared, in turn within each repetition, on packets of the same sizes:
+Each system has three namespaces, ingress - relay - egress, joined by veth pairs (MTU 1,600), made and removed here; only its own relay can
+carry packets from one end to the other. All stay up and are measured in turn, repetition by repetition, so that other work on the machine
+falls on all alike. Given are the median over repetitions with least and greatest, and ratios that were taken within a repetition.
 
-- plain: recvfrom and sendto in Python, nothing else;
-- relay: the same loop with `PortableForwarder.receive` in between: opens, checks, advances, seals, counts;
-- stamped: as relay, with recvmsg and the kernel's receive stamp, as the overlay's loop does it.
+- TCP: iperf3, one flow and four, MSS 1,360 where the MTU allows;
+- CPU: user and system time of each process, with the softirq work in its context, per 1,400 B of TCP payload and per 64 B packet;
+- UDP: 64 B packets through the chain, distinct ones counted where they arrive; one-way latency of 64 B probes, 1,000 a second, by the
+  kernel's receive stamps;
+- relay alone (--only relay): a router of the library without gateways, against the kernel on the same way: added latency, CPU, memory and
+  speed with 1,000 paths, packets lost while keys, addresses or the path change at full load;
+- failover (--only failover): `benchmarks/failover.py`, the gap in a flow when its relay fails; half an hour of the run.
 
-Sizes are of the sealed payload; an SR packet with two segments is 80 B longer. CPU time is robust against other work on the machine but
-not free of it (caches, hyperthreads): compare within one run, mostly by `ratio_to_plain`, over repetitions of relay / plain of the same
-repetition, and mind `aes_gcm_56_B_us`: 0.5 on an idle machine; where it is more, work in user space costs more in proportion. Loopback
-does the receiver's softirq work in the sender's system call; a real network card divides the cost differently.
+A system that is not installed or not built is named with what it lacks. Needs Linux, iproute2, util-linux, iperf3, ethtool, and root or the
+right to make user namespaces; everything runs in process, mount and network namespaces that end with the run, however it ends. Figures of
+a machine that does other work at the same time are lower bounds: see `others_cpu_percent`. docs/benchmarks.md says how to read them.
 """
 
 from __future__ import annotations
@@ -21,255 +24,235 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import platform
-import resource
-import select
-import socket
-import statistics
-import struct
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import attrs
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+import trio
+from dataplane_peers import cpu, failover_part, measures, relay_alone, report
+from dataplane_peers.aims import AIMS
+from dataplane_peers.chain import NotAvailable, System, find_program
+from dataplane_peers.figures import Figure, as_json, differences, judge, ratios, summarize
+from dataplane_peers.roster import BY_NAME, SYSTEMS
 
-from srwan.overlay.session import Session
-from srwan.overlay.view import Role
-from srwan.routing.packet import open_packet, seal_packet
-from srwan.routing.sid import Function
-from srwan.routing.srh import Srh
-from srwan.testing.packets import SrNetwork, SrRouter
+from srwan.errors import SrwanError
+from srwan.sole_error import sole_error
+from srwan.testing.namespaces import Lab, LabError, end_with_stdin, isolation_problem, run_isolated
 
-MODES = ("plain", "relay", "stamped")
-BATCH = 64
-"""Datagrams drained per wake-up, as in `overlay.transport`."""
-IN_FLIGHT_MAX = 256
-"""Packets under way: four batches, so that the relay always finds a full one, and few enough that no receive buffer overflows."""
-LOST_AFTER_S = 0.2
-"""Packets not back after this long without progress are lost."""
-RECEIVE_BUFFER_BYTES = 4 << 20
-SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("qq")
-PATH_TAG = 0xBE9C4
-
-
-@attrs.frozen(slots=True)
-class Sample:
-    """One repetition of one loop."""
-
-    packets: int
-    cpu_us: float
-    """CPU time of the relay process per forwarded packet, microseconds."""
-    packets_per_s: float
-    """Forwarded per second of wall time; a lower bound, the load shares the machine."""
+RELAY, FAILOVER = "relay", "failover"
+"""Names of the parts without gateways, for --only."""
+PLANES = ("portable", "native")
+PROGRAMS = {"iperf3": "iperf3", "ping": "iputils-ping", "ethtool": "ethtool"}
+OTHERS_CPU_PERCENT_MAX = 20.0
+LENGTHS = measures.Lengths(tcp_s=2.0, flood_s=1.0, probes=1500)
+QUICK_LENGTHS = measures.Lengths(tcp_s=1.0, flood_s=0.4, probes=300)
+AMOUNTS = relay_alone.Amounts(packets=60_000, probes=1500, changed=60_000)
+QUICK_AMOUNTS = relay_alone.Amounts(packets=10_000, probes=300, changed=10_000)
+RELAY_TITLES = {relay_alone.KERNEL: "kernel", **{f"relay-{plane}": f"srwan, {plane}" for plane in PLANES}}
+RELAYS = tuple(RELAY_TITLES)
+OURS = tuple(kind.name for kind in SYSTEMS if kind.is_ours)
+RATIOS = ("tcp1_gbps", "tcp4_gbps", "relay_us", "relay64_us", "udp64_pps")
+LATENCIES = ("owl_p50_us", "owl_p99_us")
 
 
-def main() -> int:
-    """Run the benchmark and write JSON."""
-    parser = argparse.ArgumentParser(description="CPU per relayed packet of the portable data plane")
-    parser.add_argument("--packets", type=int, default=20_000, help="packets per repetition and loop")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512, 1384], help="sealed payload, bytes")
-    parser.add_argument("--output", type=Path, help="write JSON here instead of standard output")
+def note(text: str) -> None:
+    """Say what is being done, on a terminal in one line."""
+    sys.stderr.write(f"\r\x1b[K{text}" if sys.stderr.isatty() else f"{text}\n")
+    sys.stderr.flush()
+
+
+class Run:
+    """One run: what was measured, and what could not be."""
+
+    def __init__(self, names: Sequence[str], repetitions: int, trials: int, *, is_quick: bool) -> None:
+        self.names = names
+        self.trials = trials
+        self.repetitions = repetitions
+        self.is_quick = is_quick
+        self.samples: dict[str, list[dict[str, float]]] = {}
+        self.absent: dict[str, str] = {}
+        """Why, by system."""
+        self.conditions: dict[str, dict[str, Any]] = {}
+        """Version and MTU, by system."""
+        self.notes: list[str] = []
+        self.failover: dict[str, Any] = {}
+        """Report of that part."""
+
+    def measure(self) -> None:
+        """Measure all that is wanted and there."""
+        with Lab("bench") as lab, tempfile.TemporaryDirectory(dir="/run") as folder:
+            systems = list(self._start(lab, Path(folder)))
+            for repetition in range(self.repetitions):
+                for system in systems:
+                    self._measure_once(system, repetition)
+            for system in systems:
+                self.conditions[system.name] |= system.state()
+            lab.end_programs()
+            if RELAY in self.names:
+                self._measure_relay(lab)
+        if FAILOVER in self.names:
+            self._measure_failover()
+
+    def _start(self, lab: Lab, folder: Path) -> Iterator[System]:
+        lacking = sorted({package for program, package in PROGRAMS.items() if find_program(program) is None})
+        for kind in SYSTEMS:
+            if kind.name not in self.names:
+                continue
+            self.conditions[kind.name] = {"version": kind.version()}
+            problem = f"not measured; on Debian: apt-get install {' '.join(lacking)}" if lacking else kind.missing()
+            if problem:
+                self.absent[kind.name] = problem
+                continue
+            note(f"{kind.title}: starting")
+            own = folder / kind.name
+            own.mkdir()
+            try:
+                system = kind(lab, own)
+                system.start()
+            except (NotAvailable, *measures.FAILURES) as error:
+                self.absent[kind.name] = str(error)
+                continue
+            self.conditions[kind.name]["mtu"] = system.overlay_mtu()
+            self.samples[kind.name] = []
+            yield system
+
+    def _measure_once(self, system: System, repetition: int) -> None:
+        note(f"{system.title}: repetition {repetition + 1} of {self.repetitions}")
+        figures, problems = measures.measure(system, QUICK_LENGTHS if self.is_quick else LENGTHS)
+        self.notes += [f"{system.name}, repetition {repetition + 1}: {problem}" for problem in problems]
+        self.samples[system.name].append(figures)
+
+    def _measure_relay(self, lab: Lab) -> None:
+        amounts = QUICK_AMOUNTS if self.is_quick else AMOUNTS
+        try:
+            with sole_error():
+                result = trio.run(relay_alone.run, lab, PLANES, self.repetitions, amounts, note)
+        except SrwanError as error:
+            self.notes.append(f"relay alone: {error}")
+            return
+        self.samples |= result.samples
+        self.absent |= result.absent
+        self.notes += result.problems
+
+    def _measure_failover(self) -> None:
+        note(f"failover: {self.trials} trials of each fault")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # its processes meet on 127.0.0.0/8
+        try:
+            result = failover_part.run(self.trials)
+        except LabError as error:
+            self.notes.append(str(error))
+            return
+        self.samples |= result.samples
+        self.failover = result.report
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Data planes side by side", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--quick", action="store_true", help="one short repetition: about a minute, good for looking, not for claims")
+    parser.add_argument("--only", default="", metavar="NAME,...", help=f"of {', '.join([*BY_NAME, RELAY, FAILOVER])}")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=50, help="of each fault in the part failover, which --quick leaves out")
+    parser.add_argument("--output", type=Path, help="write the JSON to this file, too")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    results = [measure(size, arguments.packets, arguments.repetitions) for size in arguments.sizes]
-    report = {
-        "benchmark": "dataplane: portable (L0), one by one, UDP over loopback, relay process CPU per packet",
-        "command": f"python benchmarks/dataplane.py --packets {arguments.packets} --repetitions {arguments.repetitions}",
-        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(), "load": os.getloadavg()},
-        "aes_gcm_56_B_us": round(aes_gcm_us(), 2),
-        "results": results,
+    known = [*BY_NAME, RELAY, FAILOVER]
+    usual = [name for name in known if not (arguments.quick and name == FAILOVER)]
+    arguments.only = arguments.only.split(",") if arguments.only else usual
+    strangers = [name for name in arguments.only if name not in known]
+    if strangers:
+        parser.error(f"--only knows {', '.join(known)}, not {', '.join(strangers)}")
+    if arguments.quick:
+        arguments.repetitions = 1
+    if arguments.repetitions < 1 or arguments.trials < 1:
+        parser.error("--repetitions and --trials take at least 1")
+    return arguments
+
+
+def run_inside(arguments: argparse.Namespace) -> int:
+    """Measure, then print."""
+    end_with_stdin()
+    conditions, started, busy = report.machine(), time.monotonic(), cpu.machine_time()
+    run = Run(arguments.only, arguments.repetitions, arguments.trials, is_quick=arguments.quick)
+    own_s = own_cpu_s()
+    run.measure()
+    wall_s, after = time.monotonic() - started, cpu.machine_time()
+    others = max(0.0, 100 * (after.busy_s - busy.busy_s - (own_cpu_s() - own_s)) / wall_s)
+    note("")
+    summary, outcomes = summarize(run.samples), judge(run.samples, AIMS)
+    result = {
+        "benchmark": "dataplane: ingress - relay - egress in namespaces, all systems in one run",
+        "command": command_of(arguments),
+        "machine": conditions | {"others_cpu_percent": others, "stolen_s": after.stolen_s - busy.stolen_s},
+        "wall_s": wall_s,
+        "repetitions": arguments.repetitions,
+        "systems": {name: run.conditions.get(name, {}) | {"figures": figures} for name, figures in summary.items()},
+        "absent": run.absent,
+        "failover": run.failover,
+        "aims": outcomes,
+        "ratios": ratios(run.samples, OURS, [kind.name for kind in SYSTEMS if kind.name not in OURS], RATIOS),
+        "added_latency": differences(run.samples, OURS, "kernel", LATENCIES) | differences(run.samples, RELAYS[1:], RELAYS[0], LATENCIES),
+        "notes": run.notes,
+        "left_out": report.LEFT_OUT,
     }
-    text = json.dumps(report, indent=2) + "\n"
-    if arguments.output is None:
-        sys.stdout.write(text)
-    else:
-        arguments.output.write_text(text)
+    text = json.dumps(as_json(result), indent=2)
+    if arguments.output is not None:
+        arguments.output.write_text(text + "\n")
+    if arguments.json:
+        print(text)
+        return 0
+    print_tables(run, summary, arguments.only)
+    print(*["", *report.verdicts([outcome for outcome in outcomes if outcome.value is not None]), ""], *run.notes, sep="\n")
+    if others > OTHERS_CPU_PERCENT_MAX:
+        print(f"Other programs used {others:.0f} % of a core meanwhile: these figures are provisional; measure again on an idle machine.")
     return 0
 
 
-def measure(size: int, packets: int, repetitions: int) -> dict[str, object]:
-    """Compare the loops at one size."""
-    samples: dict[str, list[Sample]] = {mode: [] for mode in MODES}
-    for _ in range(repetitions):
-        for mode in MODES:
-            samples[mode].append(run_once(mode, size, packets))
-    result: dict[str, object] = {"payload_bytes": size}
-    for mode in MODES:
-        us = [sample.cpu_us for sample in samples[mode]]
-        ratios = [sample.cpu_us / plain.cpu_us for sample, plain in zip(samples[mode], samples["plain"], strict=True)]
-        result[mode] = {
-            "cpu_us_per_packet": {"median": round(statistics.median(us), 2), "min": round(min(us), 2), "max": round(max(us), 2)},
-            "ratio_to_plain": {
-                "median": round(statistics.median(ratios), 2),
-                "min": round(min(ratios), 2),
-                "max": round(max(ratios), 2),
-            },
-            "packets_per_s": round(statistics.median(sample.packets_per_s for sample in samples[mode])),
-            "forwarded": sum(sample.packets for sample in samples[mode]),
-        }
-    return result
+def command_of(arguments: argparse.Namespace) -> str:
+    """Return the command that repeats this run."""
+    options = ["--quick"] if arguments.quick else ["--repetitions", str(arguments.repetitions), "--trials", str(arguments.trials)]
+    return " ".join(["python benchmarks/dataplane.py", *options, "--only", ",".join(arguments.only)])
 
 
-def run_once(mode: str, size: int, packets: int) -> Sample:
-    """One repetition: fresh sessions, fresh sockets, a fresh relay process."""
-    network = SrNetwork()
-    ingress, relay, egress = network.line([Role.RELAY] * 3)
-    load, at_relay = udp_socket(), udp_socket()
+def print_tables(run: Run, summary: dict[str, dict[str, Figure]], names: Sequence[str]) -> None:
+    """Print what was asked for."""
+    titles = {kind.name: kind.title for kind in SYSTEMS if kind.name in names}
+    print(*report.table(report.CHAIN, titles, summary, run.absent) if titles else (), sep="\n")
+    if RELAY in names:
+        print("", *report.table(report.ALONE, RELAY_TITLES, summary, run.absent), sep="\n")
+
+
+def own_cpu_s() -> float:
+    """CPU time of everything in this process namespace, ended processes included, as far as they were waited for."""
+    times = os.times()
+    running = 0.0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                running += cpu.process_s(int(entry))
+    return times.user + times.system + times.children_user + times.children_system + running
+
+
+def main() -> int:
+    """Run the benchmark."""
+    arguments = parse_arguments()
     try:
-        current(relay, egress).address = load.getsockname()
-        link = current(ingress, relay)
-        srh = Srh.for_path((relay.sid(), egress.sid(Function.END_APP))).encode()
-        payload = os.urandom(size)
-        datagrams = [seal_packet(link, srh, PATH_TAG, payload) for _ in range(packets)]
-        ours, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("fork")  # the child inherits the sessions
-        child = context.Process(target=relay_process, args=(mode, relay, at_relay, load.getsockname(), theirs))
-        child.start()
-        try:
-            ours.recv()
-            started = time.perf_counter()
-            last = push(load, at_relay.getsockname(), datagrams)
-            wall_s = time.perf_counter() - started
-            ours.send("stop")
-            forwarded, cpu_s = ours.recv()
-        finally:
-            child.join(5.0)
-            child.kill()
-            child.join()
-            ours.close()
-            theirs.close()
-        if mode != "plain":
-            _, _, path_tag, payload_at = open_packet(egress.sessions.by_index, last)
-            if (path_tag, last[payload_at:]) != (PATH_TAG, payload):
-                raise SystemExit("the relay changed what it carried")
-        return Sample(forwarded, 1e6 * cpu_s / forwarded, forwarded / wall_s)
-    finally:
-        load.close()
-        at_relay.close()
-
-
-def current(router: SrRouter, other: SrRouter) -> Session:
-    """The session of one router with another."""
-    session = router.sessions.current(other.node_id)
-    if session is None:
-        raise SystemExit("no session")
-    return session
-
-
-def udp_socket() -> socket.socket:
-    """A UDP socket on loopback, its port chosen by the kernel."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    sock.bind(("127.0.0.1", 0))
-    sock.setblocking(False)
-    return sock
-
-
-def push(load: socket.socket, relay: tuple[str, int], datagrams: list[bytes]) -> bytes:
-    """Send all datagrams with at most IN_FLIGHT_MAX under way, take back what the relay sends, return the last of it."""
-    poller = select.poll()
-    poller.register(load, select.POLLIN)
-    sent, back, last = 0, 0, b""
-    while back < len(datagrams):
-        for datagram in datagrams[sent : min(sent + BATCH, back + IN_FLIGHT_MAX)]:
-            load.sendto(datagram, relay)
-            sent += 1
-        is_full = sent - back >= IN_FLIGHT_MAX or sent == len(datagrams)
-        if not poller.poll(1000 * LOST_AFTER_S if is_full else 0) and is_full:
-            if sent == len(datagrams):
-                break
-            back = sent  # lost ones make room
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(BATCH):
-                last = load.recv(2048)
-                back += 1
-    if not last:
-        raise SystemExit("the relay sent nothing")
-    return last
-
-
-def relay_process(mode: str, router: SrRouter, sock: socket.socket, next_hop: tuple[str, int], parent: Connection) -> None:
-    """Forward until told to stop; answer (packets, CPU seconds)."""
-    forwarded = 0
-    send_to = sock.sendto
-
-    def send(data: bytes, destination: tuple[str, int]) -> None:
-        nonlocal forwarded
-        forwarded += 1
-        send_to(data, destination)
-
-    router.forwarder._send = send
-    drain = {"plain": plain_drain, "relay": relay_drain, "stamped": stamped_drain}[mode](router, sock, send, next_hop)
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    poller.register(parent, select.POLLIN)
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    parent.send("ready")
-    while True:
-        ready = poller.poll()
-        if any(descriptor == parent.fileno() for descriptor, _ in ready):
-            break
-        with contextlib.suppress(BlockingIOError):
-            drain()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    parent.send((forwarded, cpu_s))
-
-
-Send = Callable[[bytes, tuple[str, int]], None]
-
-
-def plain_drain(_router: SrRouter, sock: socket.socket, send: Send, next_hop: tuple[str, int]) -> Callable[[], None]:
-    """The cheapest forward loop in Python."""
-    receive_from = sock.recvfrom
-
-    def drain() -> None:
-        for _ in range(BATCH):
-            data, _source = receive_from(2048)
-            send(data, next_hop)
-
-    return drain
-
-
-def relay_drain(router: SrRouter, sock: socket.socket, _send: Send, _next_hop: tuple[str, int]) -> Callable[[], None]:
-    """The same with the data plane in between."""
-    receive_from, take = sock.recvfrom, router.forwarder.receive
-
-    def drain() -> None:
-        for _ in range(BATCH):
-            data, source = receive_from(2048)
-            take(data, source, 0)
-
-    return drain
-
-
-def stamped_drain(router: SrRouter, sock: socket.socket, _send: Send, _next_hop: tuple[str, int]) -> Callable[[], None]:
-    """As `relay_drain`, with the kernel's receive stamps."""
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    receive_message, take = sock.recvmsg, router.forwarder.receive
-
-    def drain() -> None:
-        for _ in range(BATCH):
-            data, ancillary, _flags, source = receive_message(2048, 64)
-            seconds, ns = _TIMESPEC.unpack_from(ancillary[0][2])
-            take(data, source, seconds * 1_000_000_000 + ns)
-
-    return drain
-
-
-def aes_gcm_us() -> float:
-    """One AES-256-GCM of 56 bytes, microseconds of CPU: tells how busy the machine is (0.5 on an idle one)."""
-    cipher, nonce, count = AESGCM(bytes(32)), bytes(12), 20_000
-    started = time.process_time()
-    for _ in range(count):
-        cipher.encrypt(nonce, bytes(56), bytes(24))
-    return 1e6 * (time.process_time() - started) / count
+        if arguments.inside:
+            return run_inside(arguments)
+        problem = "needs Linux" if platform.system() != "Linux" else isolation_problem()
+        if problem:
+            print(json.dumps({"benchmark": "dataplane", "problem": problem}) if arguments.json else f"dataplane: {problem}; not measured")
+            return 0
+        return run_isolated([sys.executable, __file__, *sys.argv[1:], "--inside"])
+    except SrwanError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The overlay at work: one socket, one control channel, one directory, and the cores that decide what goes over them. A shell.
 
-Four tasks. One takes batches from the socket and hands every datagram to the handler of its plane; frames are opened once, membership
-frames are handled here, the others go to who registered for them, and only if their sender is a member. One waits for the earliest
-timer of the cores. One takes the steps of the join plan. One saves the address book. Nothing is awaited per datagram, and nothing a
+Batches from the socket and the cores' earliest timer come from the process's reactor (`reactor.py`). Every datagram goes to the handler of
+its plane; frames are opened once, membership frames are handled here, the others go to who registered for them, and only if their sender is
+a member. One task takes the steps of the join plan, one saves the address book. Nothing is awaited per datagram, and nothing a
 datagram does ends a task: what is a peer's fault is dropped and counted under a reason, what is our own (any other exception in a
 handler) is logged as an error and counted as "internal".
 
@@ -21,7 +21,7 @@ import os
 import random
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,6 +31,7 @@ import trio
 from srwan.clock import Clock
 from srwan.errors import ConfigError, DecodeError, LocalProtocolError, OverlayError, RemoteProtocolError
 from srwan.identity import Identity
+from srwan.overlay.dispatch import BatchHandler, PlaneHandler, Planes
 from srwan.overlay.drops import DropCounter
 from srwan.overlay.frame import FRAME_PLANE, Frame, FrameCodec, FrameType
 from srwan.overlay.group import GroupId, group_id, group_tag, placement
@@ -42,7 +43,8 @@ from srwan.overlay.peers import BOOK_BYTES_MAX, AddressBook
 from srwan.overlay.reactor import Alarm, current_reactor
 from srwan.overlay.rendezvous import RECORD_TTL_S, IntroducerRecord
 from srwan.overlay.session import SESSION_PLANE, Sessions
-from srwan.overlay.transport import ControlAddress, ControlChannel, DatagramTransport, Directory
+from srwan.overlay.trains import Train
+from srwan.overlay.transport import ControlAddress, ControlChannel, DatagramTransport, Directory, TrainTransport
 from srwan.overlay.view import CERTIFICATE_BYTES_MAX, LIFETIME_S_DEFAULT, Member, Role, View
 from srwan.types import Datagram, GeoAsn, NodeId, PeerMisbehaved, UdpAddress
 
@@ -64,8 +66,6 @@ FLUSH_ROUNDS_MAX = 64
 _S = 1_000_000_000
 _MEMBERSHIP_TYPES = frozenset({FrameType.JOIN, FrameType.LEAVE, FrameType.PULL, FrameType.MEMBERS, FrameType.ACCUSE})
 
-PlaneHandler: TypeAlias = Callable[[bytes, UdpAddress, int], None]
-"""Takes a datagram, its source, and its receive stamp in ns of the stamp clock."""
 FrameHandler: TypeAlias = Callable[[Frame, UdpAddress, int], None]
 """Takes an authenticated frame of a member, its source, and its receive stamp in ns of the stamp clock."""
 
@@ -136,6 +136,7 @@ class OverlayService:
         self._clock = clock
         self._config = config
         self._transport = transport
+        self._send_many = transport.send_many if isinstance(transport, TrainTransport) else self._send_each
         self._control = control
         self._directory = directory
         self._rng = rng
@@ -146,7 +147,9 @@ class OverlayService:
         self._book = AddressBook()
         self._is_book_changed = False
         self._drops = DropCounter()
-        self._planes: dict[int, PlaneHandler] = {FRAME_PLANE: self._on_frame, SESSION_PLANE: self._on_session}
+        self._planes = Planes(lambda reason, source: self.count_drop(reason, source=source), self._report_internal)
+        self._planes.add(FRAME_PLANE, self._on_frame)
+        self._planes.add(SESSION_PLANE, self._on_session)
         self._frame_handlers: dict[FrameType, FrameHandler] = {}
         self._types_from_former: set[FrameType] = set()
         self._after_batch: list[Callable[[], None]] = []
@@ -206,9 +209,15 @@ class OverlayService:
         Raises:
             LocalProtocolError: the plane is taken.
         """
-        if plane in self._planes:
-            raise LocalProtocolError(f"plane {plane:#x} is handled already")
-        self._planes[plane] = handler
+        self._planes.add(plane, handler)
+
+    def on_plane_batch(self, plane: int, handler: BatchHandler) -> None:
+        """As `on_plane`, all datagrams of a batch at once, after those of other planes; `handler` answers for what they do.
+
+        Raises:
+            LocalProtocolError: the plane is taken.
+        """
+        self._planes.add_batch(plane, handler)
 
     def after_batch(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once after every batch of datagrams: the place to send what they caused."""
@@ -221,6 +230,10 @@ class OverlayService:
     def send(self, data: bytes, destination: UdpAddress) -> None:
         """Hand one datagram to the socket. Never waits, never raises."""
         self._transport.send(data, destination)
+
+    def send_many(self, datagrams: Sequence[bytes], destination: UdpAddress) -> None:
+        """Hand datagrams for one destination to the socket, in order, together where it can. Never waits, never raises."""
+        self._send_many(datagrams, destination)
 
     def count_drop(self, reason: str, *, peer: NodeId | None = None, source: UdpAddress | None = None) -> None:
         """Count a drop that is a peer's fault; a PeerMisbehaved event follows if none did lately for this reason and peer."""
@@ -273,31 +286,23 @@ class OverlayService:
 
     async def _serve_socket(self) -> None:
         try:
-            await self._transport.serve(self._handle_batch)
+            if isinstance(self._transport, TrainTransport):
+                await self._transport.serve_trains(self._handle_trains)
+            else:
+                await self._transport.serve(self._handle_batch)
         except trio.ClosedResourceError:
             raise OverlayError("the datagram socket was closed while the overlay was running") from None
 
     def _handle_batch(self, batch: list[Datagram]) -> None:
+        self._handle_trains([(data, len(data) or 1, source, rx_ns) for data, source, rx_ns in batch])
+
+    def _handle_trains(self, batch: list[Train]) -> None:
         self._batch_now, self._batch_wall_ns = self._clock.now(), self._clock.wall_ns()
-        for data, source, rx_ns in batch:
-            try:
-                self._on_datagram(data, source, rx_ns)
-            except Exception as bug:  # noqa: BLE001 - logged, and a datagram must not end the node
-                self._report_internal(bug)
+        self._planes.handle(batch)
         for callback in self._after_batch:
             self._guarded(callback)
         if self._is_touched:
             self.flush()
-
-    def _on_datagram(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:
-        handler = self._planes.get(data[0] >> 4) if data else None
-        if handler is None:
-            self.count_drop("plane", source=source)
-            return
-        try:
-            handler(data, source, rx_ns)
-        except RemoteProtocolError as error:
-            self.count_drop(error.reason, source=source)
 
     def _on_session(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:  # noqa: ARG002 - the shape of all plane handlers
         self._is_touched = True
@@ -359,6 +364,10 @@ class OverlayService:
             self.sessions.handle_timer(now, wall_ns)
 
     # out
+
+    def _send_each(self, datagrams: Sequence[bytes], destination: UdpAddress) -> None:
+        for data in datagrams:
+            self._transport.send(data, destination)
 
     def _flush_once(self) -> bool:
         """Send and tell what there is; say whether there was an event, after which there may be more."""

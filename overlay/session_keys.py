@@ -3,6 +3,9 @@
 A session is made by `session.py` from the secrets of a finished handshake and is never changed into another: new keys are a new session
 under a new index. It holds no protocol logic; the times and counts that the machine keeps per session live here because they die with it.
 
+A data plane with tables of its own follows the sessions as a `SessionObserver` (`Sessions.observe`). That is the only way to the raw keys,
+and only at installation: a `Session` holds ciphers, and lets go of them when it is removed.
+
 Counters run per key and never repeat. The nonce is the counter, so no two packets under one key share a nonce; the two directions and
 the two purposes (link, end to end) have keys of their own, so their counters may coincide.
 """
@@ -11,14 +14,19 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
+from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from srwan.errors import NoSession
 from srwan.overlay.handshake import SessionSecrets
 from srwan.overlay.replay import ReplayWindow
+from srwan.overlay.way import RelayedWay, Way
 from srwan.types import NodeId, UdpAddress
 
-__all__ = ["NONCE", "OpeningKey", "SealingKey", "Session"]
+__all__ = ["NONCE", "OpeningKey", "SealingKey", "Session", "SessionObserver"]
 
 REKEY_AFTER_S = 120.0
 """Age at which the initiator asks for new keys."""
@@ -38,13 +46,45 @@ NONCE = struct.Struct("<4xQ")
 """Nonce of every AEAD use with session keys: four zero bytes, the counter as u64 little endian."""
 
 
+class _ClosedCipher:
+    """Takes the place of a cipher whose session was removed: nothing opens under it, and sealing is a mistake of ours."""
+
+    __slots__ = ()
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        del nonce, data, associated_data
+        raise NoSession("the session was removed; ask `Sessions.current` for every packet")
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        del nonce, data, associated_data
+        raise InvalidTag
+
+
+class Cipher(Protocol):
+    """What `AESGCM` does."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        """Seal; see `AESGCM.encrypt`."""
+        ...
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        """Open; see `AESGCM.decrypt`. Raises InvalidTag."""
+        ...
+
+
+_CLOSED = _ClosedCipher()
+
+
 class SealingKey:
-    """A key to seal with. Take a counter for every packet: `key.cipher.encrypt(NONCE.pack(key.take_counter()), ...)`."""
+    """A key to seal with. Take a counter for every packet: `key.cipher.encrypt(NONCE.pack(key.take_counter()), ...)`.
+
+    A native data plane derives from it, overrides `take_counter` and makes `counter` a property; see `SessionObserver`.
+    """
 
     __slots__ = ("cipher", "counter")
 
     def __init__(self, secret: bytes) -> None:
-        self.cipher = AESGCM(secret)
+        self.cipher: Cipher = AESGCM(secret)
         self.counter = 0
         """The next one; also how many packets were sealed."""
 
@@ -56,13 +96,46 @@ class SealingKey:
 
 
 class OpeningKey:
-    """A key to open with, and the counters that were accepted under it."""
+    """A key to open with, and the counters that were accepted under it.
+
+    A native data plane derives from `ReplayWindow` and sets `window`; see `SessionObserver`.
+    """
 
     __slots__ = ("cipher", "window")
 
     def __init__(self, secret: bytes) -> None:
-        self.cipher = AESGCM(secret)
+        self.cipher: Cipher = AESGCM(secret)
         self.window = ReplayWindow()
+
+
+class SessionObserver(Protocol):
+    """Follows a node's sessions as they come, change and go: what a data plane with tables of its own needs.
+
+    Order of calls for one session: `session_installed` first, `session_removed` last. A session becomes current after it was installed;
+    before the current one is removed, `current_changed` says that it is current no longer. Calls come from within calls of `Sessions`;
+    an observer must not call back into it and must not raise.
+    """
+
+    def session_installed(self, session: Session, secrets: SessionSecrets) -> None:
+        """Keys exist: open what names `session.local_index` from now on. Nothing was sealed or opened with them yet.
+
+        Here, and never later, `session.link_seal`, `end_seal`, `link_open` and `end_open` (or only the `window` of the latter two) may be
+        replaced by others derived from them whose counters and windows live elsewhere. Copy the keys out of `secrets` and keep no
+        reference to it.
+        """
+        ...
+
+    def session_removed(self, session: Session) -> None:
+        """The keys are dead: accept nothing more, wipe them. Its ciphers are gone from `session` after this call."""
+        ...
+
+    def current_changed(self, peer: NodeId, session: Session | None) -> None:
+        """Seal with `session` for this peer from now on; with None: with nothing."""
+        ...
+
+    def address_moved(self, session: Session) -> None:
+        """`session.address` is another one; also called for sessions that are not current. Not called at installation."""
+        ...
 
 
 class Session:
@@ -71,7 +144,7 @@ class Session:
     __slots__ = (
         "address",
         "born_s",
-        "called_at",
+        "called",
         "check_at",
         "confirm_at",
         "confirm_wait_s",
@@ -83,21 +156,31 @@ class Session:
         "link_open",
         "link_seal",
         "local_index",
+        "observers",
         "peer",
+        "probed_s",
         "rekey_at",
         "remote_index",
         "sent_before",
+        "siblings",
         "silent_checks",
         "upkeep_sent",
+        "way",
     )
 
     def __init__(
-        self, peer: NodeId, address: UdpAddress, indices: tuple[int, int], secret: SessionSecrets, *, is_initiator: bool, now: float
+        self, peer: NodeId, address: UdpAddress | None, indices: tuple[int, int], secret: SessionSecrets, *, is_initiator: bool, now: float
     ) -> None:
         self.peer = peer
         self.address = address
-        """Where the last authenticated packet came from; the data plane keeps it so with `moved_to`."""
-        self.called_at = address
+        """Where the peer was last heard from in a packet under the link key; the data plane keeps it so with `moved_to`. None for a session
+        made over relays: then nothing may be sealed with the link key, the end key only."""
+        self.observers: Sequence[SessionObserver] = ()
+        self.siblings: Sequence[Session] = ()
+        """The peer's sessions, this one among them, oldest first; empty before installation and after removal."""
+        self.way: RelayedWay | None = None
+        """The way over relays that handshake datagrams of the peer took last."""
+        self.called: tuple[Way, ...] = ()
         self.local_index, self.remote_index = indices
         self.is_initiator = is_initiator
         self.is_confirmed = is_initiator
@@ -115,10 +198,40 @@ class Session:
         self.sent_before = 0
         self.heard_before = -2
         self.silent_checks = 0
+        self.probed_s = -math.inf
 
-    def moved_to(self, source: UdpAddress) -> None:
-        """The peer was heard from `source` in a packet that opened: answer there from now on (roaming)."""
-        self.address = source
+    def moved_to(self, source: UdpAddress, counter: int) -> None:
+        """The peer was heard from another address: answer there from now on (roaming), as in RFC 9000 section 9.3.
+
+        Args:
+            source: where the packet came from.
+            counter: its counter under the link key; it opened and was accepted. One that others overtook says nothing about where the
+                peer is now and moves nothing.
+        """
+        if counter != self.link_open.window.highest:
+            return
+        self._move(source)
+        if self.siblings and self.siblings[-1] is not self:
+            for newer in self.siblings[self.siblings.index(self) + 1 :]:  # the peer has not begun to use these: what it said here is newest
+                if newer.link_open.window.highest < 0:
+                    newer._move(source)
+
+    def _move(self, source: UdpAddress) -> None:
+        if source != self.address:
+            self.address = source
+            for observer in self.observers:
+                observer.address_moved(self)
+
+    def close(self) -> None:
+        """Let go of the ciphers: nothing opens any more, and sealing raises NoSession. For `SessionTable`; a second call does nothing."""
+        self.siblings = ()
+        for key in (self.link_seal, self.link_open, self.end_seal, self.end_open):
+            key.cipher = _CLOSED
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """Where the peer was heard, the address first."""
+        return tuple(way for way in (self.address, self.way) if way is not None)
 
     @property
     def sent(self) -> int:

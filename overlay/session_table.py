@@ -1,7 +1,7 @@
 """Who is in which state of making or using sessions: the bounded tables behind `session.py`.
 
-Bookkeeping only, no decision of the protocol: peers, sessions by index, own handshakes by index, answers given by the INIT they answer,
-newest timestamps, and a heap of timers.
+Bookkeeping only, no decision of the protocol: peers, sessions by index, own handshakes by index and by mac1, answers given by the INIT
+they answer, newest timestamps, and a heap of timers.
 
 Invariants: every session in `by_index` is in its peer's list and the reverse; the same for attempts and answers. A peer's sessions are
 ordered by birth. At most one live timer per peer; dead heap entries are skipped and leave when their time comes.
@@ -12,8 +12,9 @@ from __future__ import annotations
 import heapq
 import math
 
-from srwan.overlay.handshake import StartedHandshake
-from srwan.overlay.session_keys import KEY_LIFETIME_S, SEND_LIFETIME_S, Session
+from srwan.overlay.handshake import SessionSecrets, StartedHandshake
+from srwan.overlay.session_keys import KEY_LIFETIME_S, SEND_LIFETIME_S, Session, SessionObserver
+from srwan.overlay.way import Way
 from srwan.types import NodeId, UdpAddress
 
 __all__ = ["Attempt", "PeerEntry", "SessionTable"]
@@ -29,19 +30,36 @@ UNCONFIRMED_S = 6.0
 TIMESTAMPS_MAX = 4096
 """Peers whose newest INIT timestamp is remembered, also when they have no session; 200 B each."""
 KNOWN_REFRESH_S = 1.0
+WAYS_MAX = 4
+"""Ways one handshake goes at once: an address, a new one, two over relays."""
+COOKIES_MAX = 8
+"""Cookies taken during one handshake: each makes us send an INIT."""
 
 
 class Attempt:
     """A handshake of ours under way."""
 
-    __slots__ = ("address", "due", "index", "sent", "started")
+    __slots__ = ("cookies", "due", "index", "sent", "started", "ways")
 
-    def __init__(self, address: UdpAddress, index: int, now: float) -> None:
-        self.address = address
+    def __init__(self, ways: tuple[Way, ...], index: int, now: float) -> None:
+        self.ways: dict[Way, bytes] = dict.fromkeys(ways, b"")  # with the cookie that holds there, if any
         self.index = index
+        self.cookies = 0
         self.started: StartedHandshake | None = None  # None until the wall time is known
         self.sent = 0
         self.due = now
+
+    def add(self, way: Way) -> bool:
+        """Let the handshake go this way as well; return False if it does already, or goes WAYS_MAX ways."""
+        if way in self.ways or len(self.ways) >= WAYS_MAX:
+            return False
+        self.ways[way] = b""
+        return True
+
+    def init(self, way: Way) -> bytes:
+        """Return the INIT as it goes this way. Only once started."""
+        assert self.started is not None, "not started"
+        return self.started.datagram(self.ways.get(way, b""))
 
 
 class PeerEntry:
@@ -56,7 +74,7 @@ class PeerEntry:
         self.attempt: Attempt | None = None
         self.answered_mac1 = b""
         self.answer = b""  # the RESPONSE to the INIT with that mac1; empty once the peer confirmed
-        self.wanted: UdpAddress | None = None  # connect was called while the peer's own handshake was under way
+        self.wanted: tuple[Way, ...] = ()  # connect was called while the peer's own handshake was under way
         self.is_silent = False
         self.retry_at = -math.inf
         self.timer = math.inf
@@ -83,13 +101,27 @@ class PeerEntry:
 class SessionTable:
     """The tables of one node."""
 
-    __slots__ = ("_known", "_known_at", "_serial", "_timers", "_timestamps", "answers", "attempts", "by_index", "peers")
+    __slots__ = (
+        "_known",
+        "_known_at",
+        "_serial",
+        "_timers",
+        "_timestamps",
+        "answers",
+        "attempts",
+        "by_index",
+        "inits",
+        "observers",
+        "peers",
+    )
 
     def __init__(self) -> None:
         self.peers: dict[NodeId, PeerEntry] = {}
         self.by_index: dict[int, Session] = {}
         self.attempts: dict[int, PeerEntry] = {}
+        self.inits: dict[bytes, PeerEntry] = {}
         self.answers: dict[bytes, PeerEntry] = {}
+        self.observers: list[SessionObserver] = []
         self._timestamps: dict[NodeId, int] = {}
         self._timers: list[tuple[float, int, PeerEntry]] = []
         self._serial = 0
@@ -114,27 +146,49 @@ class SessionTable:
         entry.attempt = attempt
         self.attempts[attempt.index] = entry
 
+    def set_started(self, entry: PeerEntry, attempt: Attempt, started: StartedHandshake) -> None:
+        """Enter the INIT of a handshake of ours."""
+        attempt.started = started
+        self.inits[started.mac1] = entry
+
     def end_attempt(self, entry: PeerEntry) -> None:
         """Forget our handshake with this peer, if there is one."""
         if entry.attempt:
+            if entry.attempt.started:
+                del self.inits[entry.attempt.started.mac1]
             del self.attempts[entry.attempt.index]
             entry.attempt = None
 
-    def install(self, entry: PeerEntry, session: Session) -> None:
+    def install(self, entry: PeerEntry, session: Session, secrets: SessionSecrets) -> None:
         """Enter a new session; when there are too many, the oldest unconfirmed one goes, or the oldest if only two are unconfirmed.
 
         That is never the current one: it is the youngest that is confirmed.
         """
         entry.sessions.append(session)
         self.by_index[session.local_index] = session
+        session.observers, session.siblings = self.observers, entry.sessions
+        for observer in self.observers:
+            observer.session_installed(session, secrets)
         while len(entry.sessions) > SESSIONS_PER_PEER_MAX:
             unconfirmed = [s for s in entry.sessions if not s.is_confirmed]
             self.remove(entry, unconfirmed[0] if len(unconfirmed) > 2 else entry.sessions[0])
 
+    def set_current(self, entry: PeerEntry, session: Session | None) -> None:
+        """Say which of a peer's sessions is sent with."""
+        if entry.current is not session:
+            entry.current = session
+            for observer in self.observers:
+                observer.current_changed(entry.node, session)
+
     def remove(self, entry: PeerEntry, session: Session) -> None:
-        """Forget one session."""
+        """Forget one session and its keys."""
+        if session is entry.current:
+            self.set_current(entry, None)
         entry.sessions.remove(session)
         del self.by_index[session.local_index]
+        for observer in self.observers:
+            observer.session_removed(session)
+        session.close()
 
     def set_answer(self, entry: PeerEntry, mac1: bytes, answer: bytes) -> None:
         """Remember how the peer's newest INIT was answered; the one before is forgotten."""
@@ -146,11 +200,10 @@ class SessionTable:
         """Forget all of a peer but its timestamp."""
         self.end_attempt(entry)
         self._forget_answer(entry)
-        for session in entry.sessions:
-            del self.by_index[session.local_index]
-        entry.sessions.clear()
-        entry.current = None
-        entry.wanted = None
+        self.set_current(entry, None)
+        for session in tuple(entry.sessions):
+            self.remove(entry, session)
+        entry.wanted = ()
         entry.timer = math.inf
         del self.peers[entry.node]
 
@@ -168,7 +221,7 @@ class SessionTable:
     def known_addresses(self, now: float) -> frozenset[UdpAddress]:
         """Return where sessions live, as of at most KNOWN_REFRESH_S ago."""
         if now - self._known_at >= KNOWN_REFRESH_S:
-            self._known = frozenset(entry.current.address for entry in self.peers.values() if entry.current)
+            self._known = frozenset(e.current.address for e in self.peers.values() if e.current and e.current.address)
             self._known_at = now
         return self._known
 

@@ -6,14 +6,15 @@ tests; the emulated links of `srwan.swarm` wrap the first. What stands above the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import attrs
 
+from srwan.overlay.trains import Train
 from srwan.types import Datagram, NodeId, UdpAddress
 
-__all__ = ["ControlAddress", "ControlChannel", "ControlHandler", "DatagramTransport", "Directory"]
+__all__ = ["ControlAddress", "ControlChannel", "ControlHandler", "DatagramTransport", "Directory", "TrainTransport"]
 
 DATAGRAMS_PER_BATCH_MAX = 64
 """Datagrams drained per wake-up: amortises the event loop without starving other tasks (facts: 9-10 us against 20-30 us each)."""
@@ -64,6 +65,19 @@ class DatagramTransport(Protocol):
 
     async def aclose(self) -> None:
         """Close the sockets at once. A pending `receive` or `serve` raises `trio.ClosedResourceError`."""
+        ...
+
+
+@runtime_checkable
+class TrainTransport(DatagramTransport, Protocol):
+    """One that takes and gives several datagrams at once; see `trains.py`. Optional: whoever has one uses it, others go one by one."""
+
+    def send_many(self, datagrams: Sequence[bytes], destination: UdpAddress) -> None:
+        """Hand datagrams for one destination to the network, in order; as `send` for each. Never raises."""
+        ...
+
+    async def serve_trains(self, handle: Callable[[list[Train]], None]) -> None:
+        """As `serve`, with the datagrams that came together in one piece; a batch may go beyond the bound by its last train."""
         ...
 
 

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING
 from srwan.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from srwan.routing.control import PathControl, PathStatus
+    from srwan.routing.control import PathControl
     from srwan.routing.finder import PathCandidate, PathFinder
     from srwan.routing.forwarder import Counters, Forwarder
-    from srwan.routing.path import DirectRestored, PathActivated, PathDegraded, PathDied, PathProbing, PathState, PathSwitched, PathVetoed
+    from srwan.routing.path import (
+        DirectRestored,
+        PathActivated,
+        PathDegraded,
+        PathDied,
+        PathProbing,
+        PathState,
+        PathStatus,
+        PathSwitched,
+        PathVetoed,
+    )
     from srwan.routing.payload import Payload, PayloadKind
-    from srwan.routing.policy import PathPolicy
+    from srwan.routing.policy import PathMode, PathPolicy
     from srwan.routing.portable import PortableForwarder
+    from srwan.routing.reception import PathStatistics
     from srwan.routing.service import Flow, FlowEvent, RoutingService
     from srwan.routing.sid import Function, Sid
     from srwan.routing.srh import Srh
@@ -34,9 +45,11 @@ __all__ = [
     "PathDegraded",
     "PathDied",
     "PathFinder",
+    "PathMode",
     "PathPolicy",
     "PathProbing",
     "PathState",
+    "PathStatistics",
     "PathStatus",
     "PathSwitched",
     "PathVetoed",
@@ -63,10 +76,12 @@ __getattr__, __dir__ = lazy_names(
         "PathDegraded": "path",
         "PathDied": "path",
         "PathFinder": "finder",
+        "PathMode": "policy",
         "PathPolicy": "policy",
         "PathProbing": "path",
         "PathState": "path",
-        "PathStatus": "control",
+        "PathStatistics": "reception",
+        "PathStatus": "path",
         "PathSwitched": "path",
         "PathVetoed": "path",
         "Payload": "payload",

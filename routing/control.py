@@ -2,8 +2,9 @@
 
 A sans-IO core per (destination, policy). The calls:
 
-- in: `update` (a new matrix), `receive_ack`, `handle_timer`, `data_sent`, `relay_failed`, `close`;
-- out, drained after every call in: `packets_to_send`, `next_event`, `get_timer`; and `active`, read for every packet.
+- in: `update` (a new matrix), `receive_ack`, `receive_notice`, `handle_timer`, `data_sent`, `relay_failed`, `close`;
+- out, drained after every call in: `packets_to_send`, `next_event`, `get_timer`; and `active`, or with several paths per flow `routes`,
+  read for every packet.
 
 Theory of operation. Data start on the home path at once: direct, or the one forced by `via`. Home and the best few relayed candidates,
 node-disjoint, are kept warm with keep-alives all the time (`pool`), so that every decision compares paths measured in the same seconds,
@@ -14,10 +15,19 @@ judged (`verdict`):
    evaluations if the step is large, after 9 if the gain is at the threshold, never for a spike or a lost keep-alive. Among standbys within
    `spread_ms` of the best one is chosen at random. If the path in use got slower or lossy, home is a standby like any other.
 2. Returning. When for 10 evaluations the gain of a relayed path is under `leave_ms`, data go home; more slowly after each flap.
-3. Death. When the path in use falls silent, data move at once to the best standby of which not even one answer is overdue, else home.
-   When all paths fall silent together, the fault is likely ours: data stay and no path is blamed.
+3. Death. At the first answer that is overdue on the path in use (the alarm), all other paths are asked. When it is dead, data move to the
+   best one of which not even one answer is overdue, as soon as an answer came by any other path that cannot have been under way at the
+   alarm: it proves that the fault is neither ours nor the far end's. Without proof within 0.45 s they move all the same, else home.
+   When all paths fall silent together, the fault is likely ours: data stay and no path is blamed. A path that answers again within
+   0.4 s only stalled; the second time it is a death.
 4. Vetoes. A relayed path that died while another answered, or turned out worse than both its promise and direct within a minute after data
    moved to it (it could not carry them), is left alone for 30 s * 2^k.
+
+5. Notice. A path's first relay may say that it cannot go on. Then the path is asked at once and data leave it for a standby that answers,
+   if there is one; nothing else follows. If the path answers what is asked after the notice, the notice was wrong or is over: a path that
+   data left for it is vetoed, so a relay that lies loses the traffic, which it could have dropped as well. One that says it has too much
+   to do loses the share it asks to be rid of.
+6. The way back is watched apart (`watch`): while only answers fail to come back by a path, data stay on it.
 
 Evaluations run on a clock of random phase: two routers that saw the same event move up to 0.2 s apart, and to different relays.
 
@@ -35,8 +45,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-import attrs
-
 from srwan.errors import PathClosed, RemoteProtocolError
 from srwan.routing.finder import Latencies, PathFinder, Relays, RelaysAllowed
 from srwan.routing.path import (
@@ -47,12 +55,14 @@ from srwan.routing.path import (
     PathProbing,
     PathSignal,
     PathState,
+    PathStatus,
     PathSwitched,
     PathVetoed,
 )
-from srwan.routing.payload import Ack
-from srwan.routing.policy import PathPolicy
-from srwan.routing.pool import ALIVE, CONFIRMATIONS, PathPool, WatchedPath
+from srwan.routing.payload import SHARE_PERMILLE_MAX, Ack, Notice, NoticeReason
+from srwan.routing.policy import PathMode, PathPolicy
+from srwan.routing.pool import ALIVE, BLAME_AFTER_S, CONFIRMATIONS, CONFIRMATIONS_AFTER_VETO, STALLS_MAX, PathPool, WatchedPath
+from srwan.routing.spread import PathSpread
 from srwan.routing.verdict import Homecoming, Trouble
 from srwan.routing.watch import PathPacket, Sample
 from srwan.types import NodeId, PeerMisbehaved
@@ -69,34 +79,18 @@ OVERSLEPT_S = 0.1
 """A timer handled later than this after it was due means that we slept; the time is not counted as silence, s."""
 DRIFT_MS_PER_S = 0.05
 """Two clocks drift apart by so much, ms/s (50 ppm)."""
+PATIENCE = 2.25
+"""Keep-alive intervals after the alarm for which data wait for proof that another path than theirs is alive."""
+NOTICE_SPACING_S = 1.0
+"""Notices on one path that come sooner after another have no effect, s."""
+OVERLOADED_S = 30.0
+"""A path whose relay has too much to do is set aside for so long, s: its load is told anew by then."""
 EVENTS_MAX = 256
 """Undrained events; the oldest are dropped."""
 
 ControlEvent: TypeAlias = (
     PathProbing | PathActivated | PathDegraded | PathSwitched | DirectRestored | PathDied | PathVetoed | PeerMisbehaved
 )
-
-
-@attrs.frozen(slots=True)
-class PathStatus:
-    """One watched path, for display. Raw latencies compare with each other only."""
-
-    relays: Relays
-    path_tag: int
-    state: PathState
-    is_in_use: bool
-    predicted_ms: float
-    """What the matrix predicted at the last update, raw ms; NaN = unknown."""
-    live_ms: float
-    """Measured by keep-alives, raw ms; NaN = not yet."""
-    data_ms: float
-    """Measured on the DATA of the last interval, raw ms; NaN = none."""
-    rtt_ms: float
-    """Last round trip, ms; NaN = not yet."""
-    loss: float
-    """Over the last 20 keep-alives, 0..1."""
-    explanation: str
-    """Of the prediction."""
 
 
 class PathControl:
@@ -159,6 +153,11 @@ class PathControl:
         self._switched_at = -math.inf
         self._promised_ms = math.nan
         self._reference: Sample | None = None
+        self._told_back: int | None = None
+        self._alarm_at = math.inf  # when the first answer on the path in use was overdue; inf: none is
+        self._alarm_rtt_ms = 0.0  # of the path in use
+        self._spread = None if policy.mode is PathMode.SINGLE else PathSpread(policy.mode, policy.spread_ms)
+        self._spread_out(now)
 
     # -- read
 
@@ -172,6 +171,16 @@ class PathControl:
         if self.is_closed:
             raise PathClosed("the path is closed; open a new one")
         return self._in_use.relays, self._in_use.watch.path_tag
+
+    def routes(self) -> tuple[tuple[Relays, int], ...]:
+        """Return relays and path tag of each path that the next packet takes: one, or two with `PathMode.REPEAT`. Call once per packet.
+
+        Raises:
+            PathClosed: after `close`.
+        """
+        if self._spread is None or self.is_closed:
+            return (self.active,)
+        return tuple((path.relays, path.watch.path_tag) for path in self._spread.next_paths())
 
     @property
     def is_alive(self) -> bool:
@@ -194,6 +203,9 @@ class PathControl:
                 path.watch.samples[-1].rtt_ms if path.watch.samples else math.nan,
                 path.watch.loss,
                 path.candidate.explanation,
+                path.watch.rate.value,
+                path.watch.burst.value,
+                path.watch.back,
             )
             for path in ordered
         )
@@ -217,9 +229,18 @@ class PathControl:
             self._pool.give_up(path)
         self._pool.fill(self._in_use, self._home, now)
         self._pool.replace(self._in_use, self._home, now)
+        self._spread_out(now)
+
+    def suggest(self, relays: Relays, now: float) -> None:
+        """Watch a path that is known to reach the destination although the matrix may not say so: a handshake came over it."""
+        if not self.is_closed and not self.policy.via:
+            self._pool.suggest(relays, now)
+            self._spread_out(now)
 
     def receive_ack(self, ack: Ack, now: float) -> None:
         """Take an answer of the egress, authenticated as the destination's. Never raises; what does not fit is dropped and counted."""
+        if self.is_closed:
+            return
         path = self._pool.by_tag.get(ack.path_tag)
         if path is None:
             self.drops["ack-unknown-tag"] += 1
@@ -232,15 +253,66 @@ class PathControl:
                 self._events.append(PeerMisbehaved(self.destination, None, error.reason))
             return
         self._take_reference(path.watch.samples[-1])
-        if path.state in (PathState.SUSPECT, PathState.DEAD):
+        if self._has_recovered(path, now):
+            self._welcome(path, now)
+            self._tell_way_back()
+
+    def _has_recovered(self, path: WatchedPath, now: float) -> bool:
+        """A path answered; say whether it is still watched."""
+        if path.state is PathState.DEAD:
             path.life.on(PathSignal.ANSWERED)
+            if path.is_blamed and now - path.died_at < BLAME_AFTER_S:
+                path.stalls += 1
+                path.confirmations = CONFIRMATIONS_AFTER_VETO
+        if path.state is PathState.SUSPECT and path.watch.answered_at > path.noticed_at:
+            path.life.on(PathSignal.ANSWERED)
+            if math.isfinite(path.noticed_at):
+                self._forgive_notice(path, now)
+        return path.state is not PathState.VETOED
+
+    def _welcome(self, path: WatchedPath, now: float) -> None:
+        """A path answered: confirm it, select it if data are on it already, take the data of a dead one."""
         if path.state is PathState.PROBING and path.watch.answers >= (1 if path is self._in_use else path.confirmations):
             path.life.on(PathSignal.CONFIRMED)
             if path is self._in_use:
+                self._alarm_at = math.inf
                 reason = f"{self._name(path)} answers, {path.watch.samples[-1].rtt_ms:.0f} ms round trip"
                 self._events.append(PathActivated(path.relays, path.watch.path_tag, reason))
         if path.state is PathState.STANDBY and path is self._in_use:
             path.life.on(PathSignal.SELECTED)
+        if path is self._in_use and path.state is PathState.ACTIVE:
+            self._alarm_at = math.inf
+        elif self._in_use.state is PathState.DEAD and path.is_usable:
+            self._flee(f"{self._name(self._in_use)} does not answer", now)
+
+    def receive_notice(self, sender: NodeId, path_tag: int, notice: Notice, now: float) -> None:
+        """Take a relay's notice, authenticated as the sender's. Never raises; what does not fit is dropped and counted.
+
+        Only the first relay of a path can give notice of it: relays behind it tell it, and it tells us. What follows is in the module's
+        header: a question, and a move if another path answers.
+        """
+        if self.is_closed:
+            return
+        path = self._pool.by_tag.get(path_tag)
+        if path is None or not path.relays or path.relays[0] != sender:
+            self.drops["notice-stranger"] += 1
+            return
+        if now - path.noticed_at < NOTICE_SPACING_S:
+            self.drops["notice-rate"] += 1
+            return
+        if not path.is_usable:
+            return
+        path.noticed_at = now
+        words = f"{self._finder.name_of(sender)} gave notice: {notice.reason.name.lower().replace('_', ' ')}"
+        if notice.reason is NoticeReason.OVERLOADED:
+            self._relieve(path, notice.share_permille / SHARE_PERMILLE_MAX, words, now)
+        else:
+            path.life.on(PathSignal.NOTIFIED)
+            path.watch.hurry(now)
+            if path is self._in_use:
+                self._tell_degraded("silence", words)
+                self._leave_if_possible(words, now)
+        self._spread_out(now)
 
     def handle_timer(self, now: float) -> None:
         """Notice silence and decide. Call when `get_timer` is due; calling more often does no harm."""
@@ -256,19 +328,24 @@ class PathControl:
             self._evaluate(now)
             self._evaluated_at = now
             self._evaluate_at = now + self.policy.keepalive_s * self._rng.uniform(0.9, 1.1)
+            self._spread_out(now)
 
-    def data_sent(self, now: float, *, octets: int, packets: int = 1, path_tag: int | None = None) -> None:
-        """Count DATA sent, on the path in use or on the one with `path_tag`. Call before the keep-alives of the same batch are made."""
-        del now  # part of the convention of cores; counting needs no time
+    def data_sent(self, now: float, *, octets: int, packets: int = 1, path_tag: int | None = None, seq: int = -1) -> None:
+        """Count DATA sent, on the path in use or on the one with `path_tag`. Call before the keep-alives of the same batch are made.
+
+        `seq` is the last one's; without it answers to DATA are not understood, and silence shows by keep-alives alone.
+        """
         path = self._in_use if path_tag is None else self._pool.by_tag.get(path_tag)
         if path is not None:
-            path.watch.count_data(packets, octets)
+            path.watch.count_data(packets, octets, now, seq)
 
     def relay_failed(self, node: NodeId, now: float) -> None:
         """Take a hint that a node is gone: every path through it is dead at once."""
         for path in self._pool.all():
             if node in path.relays and (path.state in ALIVE or path.state is PathState.PROBING):
+                path.stalls = STALLS_MAX  # the group's failure detector is no stall
                 self._die(path, f"{self._finder.name_of(node)} was reported gone", now)
+        self._spread_out(now)
 
     def close(self, now: float) -> None:
         """Stop: nothing is sent, due or reported any more. Idempotent."""
@@ -301,6 +378,11 @@ class PathControl:
 
     def _check_silence(self, path: WatchedPath, now: float) -> None:
         watch = path.watch
+        if path is self._in_use and path.is_usable and self._alarm_at > now >= watch.overdue_at:
+            self._alarm_at, self._alarm_rtt_ms = now, watch.samples[-1].rtt_ms
+            for other in self._pool.all():
+                if other is not path:
+                    other.watch.hurry(now)
         if path.is_usable and now >= watch.suspect_at:
             path.life.on(PathSignal.MISSED)
             if path is self._in_use and self._trouble.begin():
@@ -324,17 +406,74 @@ class PathControl:
 
     def _flee(self, reason: str, now: float) -> None:
         """Leave a path that cannot be used: to the best one that answers right now, else home, else stay."""
+        is_alarm = self._alarm_at <= now < self._alarm_at + PATIENCE * self.policy.keepalive_s
+        if is_alarm and not any(self._is_proof(path, now) for path in self._pool.all()):
+            return  # those asked at the alarm may still answer
+        if not self._leave_if_possible(reason, now) and self._in_use is not self._home:
+            self._switch(self._home, f"{reason}; no other path answers", None, now)
+
+    def _is_proof(self, path: WatchedPath, now: float) -> bool:
+        """Whether a path's newest answer cannot have been under way at the alarm, if only the path in use failed."""
+        if path is self._in_use or not path.is_answering(now):
+            return False
+        sample = path.watch.samples[-1]
+        return sample.arrived_at >= self._alarm_at + max(0.0, sample.rtt_ms - self._alarm_rtt_ms) / 1000
+
+    def _leave_if_possible(self, reason: str, now: float) -> bool:
+        """Move data to the best path that answers right now, if there is one, and say whether there was."""
         answering = [path for path in self._pool.all() if path is not self._in_use and path.is_answering(now)]
         if answering:
             self._switch(self._choose(answering), f"{reason}; {self._measured()}", None, now)
-        elif self._in_use is not self._home:
-            self._switch(self._home, f"{reason}; no other path answers", None, now)
+        return bool(answering)
+
+    # -- notices and ways back
+
+    def _forgive_notice(self, path: WatchedPath, now: float) -> None:
+        """A path answered what was asked after its relay's notice: data that stayed stay, and those that left do not come back soon."""
+        path.noticed_at = -math.inf
+        if path is self._in_use:
+            path.life.on(PathSignal.SELECTED)
+        elif path is not self._home:
+            self._pool.veto(path, f"{self._name(path)} answers in spite of its relay's notice", now)
+
+    def _relieve(self, path: WatchedPath, share: float, words: str, now: float) -> None:
+        """Take data off a path whose relay has too much to do, at random by the share it asks to be rid of."""
+        if path is self._in_use and (self._rng.random() >= share or not self._leave_if_possible(words, now)):
+            return
+        if path is not self._home:
+            self._pool.set_aside(path, OVERLOADED_S, now)
+            self._pool.fill(self._in_use, self._home, now)
+
+    def _choose_ways_back(self, now: float) -> None:
+        """Tell each path by which other one its answers could come."""
+        answering = sorted((path for path in self._pool.all() if path.is_answering(now)), key=lambda path: path.value_ms)
+        usable = {path.relays for path in answering}
+        for path in self._pool.all():
+            detour = next((other for other in answering if other is not path), None)
+            path.watch.detour = None if detour is None else detour.relays
+            path.watch.detour_rtt_s = 0.0 if detour is None else detour.watch.samples[-1].rtt_ms / 1000
+            if path.watch.back is not None and path.watch.back not in usable:
+                path.watch.use_way_back(path.watch.detour, now)
+
+    def _tell_way_back(self) -> None:
+        """Say once that answers do not come back by the relays of the path in use."""
+        watch = self._in_use.watch
+        if watch.back is None:
+            self._told_back = None
+        elif self._told_back != watch.path_tag:
+            self._told_back = watch.path_tag
+            self._tell_degraded("way back", f"is not answered by its own relays but {self._finder.describe(watch.back)}")
+
+    def _spread_out(self, now: float) -> None:
+        if self._spread is not None and not self.is_closed:
+            self._spread.set_paths(self._in_use, [path for path in self._pool.all() if path is not self._in_use], now)
 
     # -- deciding
 
     def _evaluate(self, now: float) -> None:
         self._pool.bury(self._in_use, self._home, lambda path: f"{self._name(path)} died", now)
         self._pool.fill(self._in_use, self._home, now)
+        self._choose_ways_back(now)
         path = self._in_use
         is_unanswered = path.state is PathState.PROBING and now - path.watch.opened_at >= UNANSWERED_S
         if path.state is PathState.DEAD or is_unanswered:
@@ -395,6 +534,7 @@ class PathControl:
         else:
             self._homecoming.forget()
         self._switched_at = now
+        self._alarm_at = math.inf
         self._promised_ms = path.watch.live_ms
         self._trouble.forget()
         for other in self._pool.all():

@@ -90,6 +90,8 @@ class PathCandidate:
     """Cost of the direct path less the cost of this one, ms; 0 for direct; inf if only direct is unknown, NaN if this one is."""
     explanation: str
     """The same for a human."""
+    loss: float = 0.0
+    """Loss that the matrix predicts from end to end, 0..1; legs of which none is known count as lossless."""
 
     @property
     def cost_ms(self) -> float:
@@ -166,15 +168,16 @@ class PathFinder:
         direct_ms, direct_risk_ms = _sum_legs(snapshot, rows, ends, policy)
         if not relays:
             text = f"direct, {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}"
-            return PathCandidate((), direct_ms, direct_risk_ms, direct_ms, 0.0, text)
-        predicted_ms, risk_ms = _sum_legs(snapshot, rows, (ends[0], *relays, ends[1]), policy)
+            return PathCandidate((), direct_ms, direct_risk_ms, direct_ms, 0.0, text, _loss_over_legs(snapshot, rows, ends))
+        nodes = (ends[0], *relays, ends[1])
+        predicted_ms, risk_ms = _sum_legs(snapshot, rows, nodes, policy)
         cost_ms, direct_cost_ms = predicted_ms + risk_ms, direct_ms + direct_risk_ms
         gain_ms = math.inf if math.isnan(direct_cost_ms) and not math.isnan(cost_ms) else direct_cost_ms - cost_ms
         text = (
             f"{self.describe(relays)}, {_ms(predicted_ms)} raw, risk {_ms(risk_ms)}; "
             f"direct {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}; gain {_ms(gain_ms)}"
         )
-        return PathCandidate(relays, predicted_ms, risk_ms, direct_ms, gain_ms, text)
+        return PathCandidate(relays, predicted_ms, risk_ms, direct_ms, gain_ms, text, _loss_over_legs(snapshot, rows, nodes))
 
     def standbys(self, candidates: Sequence[PathCandidate], used: Iterable[Relays], count: int) -> list[PathCandidate]:
         """Return the first `count` relayed candidates that share no relay with `used` or with each other."""
@@ -210,6 +213,12 @@ def _sum_legs(snapshot: Latencies, rows: _Rows, nodes: Sequence[NodeId], policy:
         latency_ms += float(snapshot.mean_ms[leg])
         risk_ms += policy.risk_weight * _known(float(snapshot.dev_ms[leg])) + policy.loss_cost_ms * _known(float(snapshot.loss[leg]))
     return latency_ms, risk_ms
+
+
+def _loss_over_legs(snapshot: Latencies, rows: _Rows, nodes: Sequence[NodeId]) -> float:
+    if not all(node in rows for node in nodes):
+        return 0.0
+    return 1.0 - math.prod(1.0 - _known(float(snapshot.loss[leg])) for leg in itertools.pairwise(rows[node] for node in nodes))
 
 
 def _known(value: float) -> float:

@@ -3,7 +3,7 @@
 There is one wire format and one set of golden vectors; a forwarder is chosen at start by probing and named by `Node.status`. The paths
 that use it (`path.py`, `watch.py`) and the applications' flows see this interface only.
 
-Nothing here waits: `receive` is called for each datagram of a drained batch, sends what has to be sent at once, and what concerns others
+Nothing here waits: `receive_batch` is called with what was drained, sends what has to be sent before it returns, and what concerns others
 is read afterwards, once per batch: events through `next_event`, inboxes that got data through `ready_flows`.
 """
 
@@ -14,7 +14,10 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
-from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox
+from srwan.overlay.trains import Train
+from srwan.overlay.way import RelayedWay
+from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, NoticeArrived, PathStatistics
+from srwan.routing.in_band import HandshakeArrived
 from srwan.routing.relay import NeedSession
 from srwan.routing.sid import Sid
 from srwan.routing.traffic import TrafficCount
@@ -22,7 +25,7 @@ from srwan.types import NodeId, PeerMisbehaved, UdpAddress
 
 __all__ = ["Counters", "Forwarder", "ForwarderEvent"]
 
-ForwarderEvent: TypeAlias = AckArrived | FlowClosed | NeedSession | PeerMisbehaved
+ForwarderEvent: TypeAlias = AckArrived | FlowClosed | NeedSession | HandshakeArrived | NoticeArrived | PathStatistics | PeerMisbehaved
 
 
 @attrs.frozen(slots=True)
@@ -63,6 +66,10 @@ class Forwarder(Protocol):
         """Take one datagram of the data plane; `rx_ns` is its receive stamp on the stamp clock. Never raises on hostile input."""
         ...
 
+    def receive_batch(self, trains: Sequence[Train]) -> None:
+        """As `receive` for all datagrams of these trains, in order of arrival."""
+        ...
+
     def send_payload(self, path: Sequence[Sid], path_tag: int, peer: NodeId, plaintext: bytes) -> bool:
         """Send one payload along a path.
 
@@ -77,6 +84,38 @@ class Forwarder(Protocol):
 
         Raises:
             ValueError: not a path to `peer`, or the packet would be too long. Nothing was sent.
+        """
+        ...
+
+    def send_payloads(self, path: Sequence[Sid], path_tag: int, peer: NodeId, plaintexts: Sequence[bytes]) -> int:
+        """Send several payloads along a path, in order and together; what they make waits for no other call.
+
+        Args:
+            path: as for `send_payload`, and so are the next two.
+            path_tag: 64 bits.
+            peer: the egress.
+            plaintexts: `Payload.encode()` of each, a batch of them: some 64.
+
+        Returns:
+            How many went out, the first ones; for the next one it is counted why not, and those after it were not tried.
+
+        Raises:
+            ValueError: as `send_payload`. None of these was sent.
+        """
+        ...
+
+    def send_handshake(self, way: RelayedWay, datagram: bytes) -> bool:
+        """Send a session's datagram over relays, for `Sessions.on_relayed`; what comes back is a `HandshakeArrived`.
+
+        Args:
+            way: SIDs of relays and of the peer.
+            datagram: of plane 0x1.
+
+        Returns:
+            Whether it went out; False if the first relay is no member or has no session with us: counted, and `NeedSession` follows.
+
+        Raises:
+            ValueError: not a way.
         """
         ...
 

@@ -4,15 +4,16 @@
                        u64 path tag
     SRH 8 + 16 n B     AES-256-GCM under the link key of the two neighbours, the link header as associated data
     tag 16 B
-    payload            u32 receiver's session index, u64 counter, AES-256-GCM(plaintext) + 16 B tag, the 12 bytes as associated data,
-                       under the end key of ingress and egress
+    payload            u32 receiver's session index, u64 counter, AES-256-GCM(plaintext) + 16 B tag under the end key of ingress and
+                       egress; associated data: these 12 bytes and the path tag as u64
 
 Our own headers are little endian, the SRH is RFC 8754's. Nonces are four zero bytes and the counter as u64; the four keys of a session
 differ, so counters may coincide, and a key's counter never repeats (`SealingKey.take_counter`).
 
 A relay opens and seals about 60 bytes whatever the payload's size, which makes a hop nearly independent of it. The price: a relay or
-someone on the wire can damage a payload, and a relay can give a packet another path tag, unnoticed until the egress opens the payload or
-answers for the wrong tag. What it cannot do is read the payload, alter it, or have it accepted twice.
+someone on the wire can damage a payload, and a relay can give a packet another path tag, unnoticed until the egress opens the payload.
+What it cannot do is read the payload, alter it, have it accepted twice, or have it counted on another path: the end-to-end seal covers
+the path tag.
 
 Invariant of opening: lengths, then session, then freshness (a look, no change), then authentication, and only then does the replay window
 move. A forged packet changes nothing but a drop counter, whose name is the error's `reason`.
@@ -29,7 +30,7 @@ from srwan.errors import BadSignature, DecodeError, StaleRecord
 from srwan.overlay.session import NONCE, Session
 from srwan.routing.srh import SRH_BYTES_MAX, SRH_BYTES_MIN, Srh
 
-__all__ = ["DATA_PLANE", "PACKET_BYTES_MAX", "build_packet", "open_packet", "open_payload", "seal_packet", "seal_payload"]
+__all__ = ["DATA_PLANE", "PACKET_BYTES_MAX", "build_packet", "counter_of", "open_packet", "open_payload", "seal_packet", "seal_payload"]
 
 DATA_PLANE = 0x2
 """Upper half of the first byte of an SR packet; sessions have 0x1, frames 0x3."""
@@ -44,31 +45,43 @@ PAYLOAD_AT_MIN = PACKET_BYTES_MIN
 PAYLOAD_AT_MAX = LINK_HEADER_BYTES + SRH_BYTES_MAX + TAG_BYTES
 """Where a payload may start. An SRH grows by 16, so every valid start is 0 modulo 16."""
 
-_MAGIC = DATA_PLANE << 4 | 1
-_HEADER = struct.Struct("<BBHIQQ")
+LINK_MAGIC = DATA_PLANE << 4 | 1
+LINK_HEADER = struct.Struct("<BBHIQQ")
 _PAYLOAD_HEADER = struct.Struct("<IQ")
-_pack_header = _HEADER.pack
-_unpack_header = _HEADER.unpack_from
+_PATH_TAG = struct.Struct("<Q")
+_pack_header = LINK_HEADER.pack
+_unpack_header = LINK_HEADER.unpack_from
 _pack_nonce = NONCE.pack
+_pack_path_tag = _PATH_TAG.pack
 
 
-def seal_payload(end: Session, plaintext: bytes) -> bytes:
-    """Return `plaintext` sealed for the far end of the session with the egress, or back with the ingress. Cost: 1 us, 0.2 us per KB."""
+def seal_payload(end: Session, path_tag: int, plaintext: bytes) -> bytes:
+    """Return `plaintext` sealed for the far end of a session, on one path only.
+
+    Args:
+        end: the session with the egress, or back with the ingress.
+        path_tag: that of the packet that will carry it, 64 bits; opens under no other.
+        plaintext: `Payload.encode()`.
+
+    Cost: 1 us, 0.2 us per KB.
+    """
     key = end.end_seal
     counter = key.take_counter()
     head = _PAYLOAD_HEADER.pack(end.remote_index, counter)
-    return head + key.cipher.encrypt(_pack_nonce(counter), plaintext, head)
+    return head + key.cipher.encrypt(_pack_nonce(counter), plaintext, head + _pack_path_tag(path_tag))
 
 
-def open_payload(by_index: Callable[[int], Session | None], payload: bytes) -> tuple[Session, bytes]:
+def open_payload(by_index: Callable[[int], Session | None], path_tag: int, payload: bytes) -> tuple[Session, bytes]:
     """Return the session whose far end sealed `payload`, and the plaintext. For hostile input.
 
     Args:
         by_index: finds a session by our index of it.
+        path_tag: of the packet that carried it, 64 bits.
         payload: what follows the SRH of a packet that ends here.
 
     Raises:
-        DecodeError: "payload-short", or "payload-session" (unknown or closed). StaleRecord: "payload-replay". BadSignature: "payload-auth".
+        DecodeError: "payload-short", or "payload-session" (unknown or closed). StaleRecord: "payload-replay".
+        BadSignature: "payload-auth": altered, or relabelled with another path tag.
     """
     if len(payload) < PAYLOAD_OVERHEAD_BYTES:
         raise DecodeError("sealed payload too short", reason="payload-short")
@@ -79,9 +92,9 @@ def open_payload(by_index: Callable[[int], Session | None], payload: bytes) -> t
     key = session.end_open
     if not key.window.is_fresh(counter):
         raise StaleRecord("replayed payload", reason="payload-replay")
-    head = payload[:12]
+    bound = payload[:12] + _pack_path_tag(path_tag)
     try:
-        plaintext = key.cipher.decrypt(_pack_nonce(counter), payload[12:], head)
+        plaintext = key.cipher.decrypt(_pack_nonce(counter), payload[12:], bound)
     except InvalidTag:
         raise BadSignature("bad tag on a payload", reason="payload-auth") from None
     key.window.accept(counter)
@@ -110,8 +123,14 @@ def seal_packet(link: Session, srh: bytes, path_tag: int, payload: bytes) -> byt
         raise ValueError(f"payload of {length} bytes does not fit a packet with {len(srh)} bytes of SRH")
     key = link.link_seal
     counter = key.take_counter()
-    header = _pack_header(_MAGIC, 0, length, link.remote_index, counter, path_tag)
+    header = _pack_header(LINK_MAGIC, 0, length, link.remote_index, counter, path_tag)
     return header + key.cipher.encrypt(_pack_nonce(counter), srh, header) + payload
+
+
+def counter_of(data: bytes) -> int:
+    """Return the link counter of a packet that `open_packet` took."""
+    counter: int = _unpack_header(data)[4]
+    return counter
 
 
 def open_packet(by_index: Callable[[int], Session | None], data: bytes) -> tuple[Session, bytes, int, int]:
@@ -137,7 +156,7 @@ def open_packet(by_index: Callable[[int], Session | None], data: bytes) -> tuple
     if octets > PACKET_BYTES_MAX:
         raise DecodeError("SR packet too long", reason="mtu")
     magic, flags, length, index, counter, path_tag = _unpack_header(data)
-    if magic != _MAGIC:
+    if magic != LINK_MAGIC:
         raise DecodeError("unknown SR packet version", reason="version")
     if flags:
         raise DecodeError("unknown SR packet flags", reason="flags")

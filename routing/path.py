@@ -8,7 +8,8 @@ Rules the table expresses:
 
 1. Only a path that answered several fresh keep-alives (standby) can be selected for data.
 2. Data leave a path before it is vetoed: there is no way from active to vetoed.
-3. A path that fell silent starts over: it must be confirmed again, like a new one.
+3. A path that fell silent starts over: it must be confirmed again, like a new one. A relay's notice alone kills no path: only silence
+   does, or the group's own failure detector.
 4. Closed is the end. Whoever wants the same relays again makes a new path with a new tag.
 
 The home path (direct, or the forced one) carries data from the first moment and whenever nothing answers, whatever its state: it is
@@ -39,6 +40,7 @@ __all__ = [
     "PathProbing",
     "PathSignal",
     "PathState",
+    "PathStatus",
     "PathSwitched",
     "PathVetoed",
     "life_cycle_page",
@@ -67,6 +69,7 @@ class PathSignal(enum.Enum):
     SELECTED = "selected"
     DESELECTED = "deselected"
     MISSED = "missed answers"
+    NOTIFIED = "relay gave notice"
     ANSWERED = "answered"
     DIED = "died"
     BARRED = "barred"
@@ -83,11 +86,18 @@ TRANSITIONS: Final[Mapping[PathState, Mapping[PathSignal, PathState]]] = Mapping
         _S.STANDBY: {
             _E.SELECTED: _S.ACTIVE,
             _E.MISSED: _S.SUSPECT,
+            _E.NOTIFIED: _S.SUSPECT,
             _E.DIED: _S.DEAD,
             _E.BARRED: _S.VETOED,
             _E.CLOSED: _S.CLOSED,
         },
-        _S.ACTIVE: {_E.DESELECTED: _S.STANDBY, _E.MISSED: _S.SUSPECT, _E.DIED: _S.DEAD, _E.CLOSED: _S.CLOSED},
+        _S.ACTIVE: {
+            _E.DESELECTED: _S.STANDBY,
+            _E.MISSED: _S.SUSPECT,
+            _E.NOTIFIED: _S.SUSPECT,
+            _E.DIED: _S.DEAD,
+            _E.CLOSED: _S.CLOSED,
+        },
         _S.SUSPECT: {_E.ANSWERED: _S.STANDBY, _E.DIED: _S.DEAD, _E.BARRED: _S.VETOED, _E.CLOSED: _S.CLOSED},
         _S.DEAD: {_E.ANSWERED: _S.PROBING, _E.BARRED: _S.VETOED, _E.CLOSED: _S.CLOSED},
         _S.VETOED: {_E.PARDONED: _S.CANDIDATE, _E.CLOSED: _S.CLOSED},
@@ -102,7 +112,8 @@ MEANINGS: Final[Mapping[PathState, str]] = MappingProxyType(
         _S.PROBING: "Keep-alives are sent; not enough fresh answers yet.",
         _S.STANDBY: "Answers; warm, measured, ready to take data at once.",
         _S.ACTIVE: "Answers and carries the data.",
-        _S.SUSPECT: "Answers are overdue; data stay on it but none is moved to it.",
+        _S.SUSPECT: "Answers are overdue, or its relay gave notice that it cannot go on (then data leave it if another path answers); "
+        "no data are moved to it.",
         _S.DEAD: "Silent too long, or a relay was reported gone; asked on, but measured from scratch.",
         _S.VETOED: "Left alone for a while after it died or was worse than promised; nothing is sent on it.",
         _S.CLOSED: "Given up; its tag is never used again.",
@@ -249,7 +260,7 @@ class PathDegraded:
     relays: Relays
     path_tag: int
     problem: str
-    """"silence", "latency" or "loss"."""
+    """"silence", "latency", "loss", or "way back": data arrive, but answers do not come back by the path's own relays."""
     reason: str
 
 
@@ -299,3 +310,36 @@ class PathVetoed:
     strikes: int
     """How many vetoes it has had, this one included."""
     reason: str
+
+
+@attrs.frozen(slots=True)
+class PathStatus:
+    """One watched path, for display. Raw latencies compare with each other only."""
+
+    relays: Relays
+    path_tag: int
+    state: PathState
+    is_in_use: bool
+    predicted_ms: float
+    """What the matrix predicted at the last update, raw ms; NaN = unknown."""
+    live_ms: float
+    """Measured by keep-alives, raw ms; NaN = not yet."""
+    data_ms: float
+    """Measured on the DATA of the last interval, raw ms; NaN = none."""
+    rtt_ms: float
+    """Last round trip, ms; NaN = not yet."""
+    loss: float
+    """Over the last 20 keep-alives, 0..1."""
+    explanation: str
+    """Of the prediction."""
+    rate_kbps: float
+    """Greatest delivery rate of DATA in the last 10 s, kbit/s; 0 = none."""
+    burst_kbps: float
+    """Greatest rate within a train of DATA in the last 10 s, kbit/s: what the narrowest link lets through; 0 = no trains."""
+    back: Relays | None
+    """Relays by which its answers come since its own way back is broken; None = its own."""
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether data are on it or could be at once."""
+        return self.state in (PathState.STANDBY, PathState.ACTIVE)

@@ -10,6 +10,7 @@ deaths by missed keep-alives from SCION's gateway, at a shorter interval.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -18,16 +19,30 @@ import attrs
 from srwan.errors import ConfigError
 from srwan.types import NodeId
 
-__all__ = ["PathPolicy"]
+__all__ = ["PathMode", "PathPolicy"]
 
 RELAYS_MAX = 3
 """Relays on one path: with the egress four segments, what an overlay MTU of 1,280 leaves room for on a 1,500 byte underlay."""
 STANDBYS_MAX = 8
 """Warm standby paths: each costs two small packets per keep-alive interval."""
+HOLD_MS_MAX = 200.0
+"""Longest time a receiver holds a packet back, ms: an application that minds order minds such a delay more."""
 AVOID_MAX = 1024
 """Nodes to shun: far above the size of a group."""
 
 _Number = TypeVar("_Number", int, float)
+
+
+class PathMode(enum.Enum):
+    """How many paths the packets of a flow take."""
+
+    SINGLE = "single"
+    """One at a time."""
+    REPEAT = "repeat"
+    """Each packet on two paths that share no relay; the receiver gets the first copy and drops the second. Costs twice the octets."""
+    SPREAD = "spread"
+    """A virtual circuit: packets in turn over all paths within `spread_ms` of the best, by the capacity seen on each. The receiver puts
+    them in order again and waits at most `hold_ms` for a missing one."""
 
 
 def _within(low: float, high: float, unit: str) -> Callable[[PathPolicy, attrs.Attribute[_Number], _Number], None]:
@@ -44,6 +59,14 @@ def _within(low: float, high: float, unit: str) -> Callable[[PathPolicy, attrs.A
 
 def _as_set(nodes: Iterable[NodeId]) -> frozenset[NodeId]:
     return frozenset(nodes)
+
+
+def _as_mode(mode: PathMode | str) -> PathMode:
+    try:
+        return PathMode(mode)
+    except ValueError:
+        names = ", ".join(repr(known.value) for known in PathMode)
+        raise ConfigError("policy.mode", f"is {mode!r}", f"use one of {names}") from None
 
 
 def _as_tuple(nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
@@ -85,6 +108,12 @@ class PathPolicy:
     """With `via`: use the direct path while the forced one is dead."""
     keepalive_s: float = attrs.field(default=0.2, validator=_within(0.02, 10, "s"))
     """Mean interval between keep-alives on each watched path, s; also the interval between evaluations."""
+    answer_s: float = attrs.field(default=0.1, validator=_within(0.02, 10, "s"))
+    """While DATA flow the egress answers them, so often; keep-alives are put off then, and silence shows sooner, s."""
+    mode: PathMode = attrs.field(default=PathMode.SINGLE, converter=_as_mode)
+    """Whether packets take one path, two at once, or several in turn."""
+    hold_ms: float = attrs.field(default=50.0, validator=_within(0, HOLD_MS_MAX, "ms"))
+    """With `mode` spread: how long the receiver holds a packet back for those before it, ms."""
     suspect_after: int = attrs.field(default=2, validator=_within(1, 50, "missed answers"))
     """Missed answers that make a path suspect: no standby any more."""
     dead_after: int = attrs.field(default=3, validator=_within(2, 100, "missed answers"))

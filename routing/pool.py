@@ -6,8 +6,9 @@ The pool opens, replaces, vetoes and gives up paths; it does not know which one 
 - Replacing: the worst standby goes when a candidate is predicted better by `switch_ms` in two updates. The standby is taken at its measured
   worth; a candidate that was replaced before, at its prediction and at how far that was off. Otherwise two paths of which one is always
   predicted too well would replace each other for ever.
-- Burying: a relayed path that died while another answered is vetoed for 30 s * 2^k, and must then be confirmed by 10 answers instead of 3.
-  One that died together with all others is not blamed, since the fault is likely ours; after 2 s another candidate has a try.
+- Burying: a relayed path that died while another answered, and stayed silent, is vetoed for 30 s * 2^k, and must then be confirmed by 10
+  answers instead of 3. One that answers again within BLAME_AFTER_S only stalled: it must be confirmed by 10 answers, and the next stall
+  is a death. One that died together with all others is not blamed, since the fault is likely ours; after 2 s another candidate has a try.
 
 Invariants: home is always in the pool and never vetoed; at most `policy.standbys` relayed paths besides home and the one in use.
 """
@@ -36,6 +37,10 @@ CONFIRMATIONS_AFTER_VETO = 10
 """The same after a veto: 2 s of good behaviour."""
 DEAD_GRACE_S = 2.0
 """A standby that died together with all others is asked on for so long before another candidate gets its place, s."""
+BLAME_AFTER_S = 0.4
+"""A path that died is vetoed when it stays silent for so long, s; with DATA on it death takes 0.3 s, which a busy host can be silent."""
+STALLS_MAX = 1
+"""Deaths that a path may recover from before it is vetoed."""
 SET_ASIDE_S = 5.0
 """And then not tried again for so long, s; no strike."""
 REPLACE_SPACING_S = 5.0
@@ -62,6 +67,10 @@ class WatchedPath:
     """Monotonic s."""
     is_blamed: bool = False
     """Another path answered when it died, so it was not us."""
+    stalls: int = 0
+    """How often it recovered soon from a death it was blamed for."""
+    noticed_at: float = -math.inf
+    """When its relay last gave notice of a failure, monotonic s."""
 
     @property
     def relays(self) -> Relays:
@@ -136,11 +145,18 @@ class PathPool:
         """Open a path of which nothing is predicted yet."""
         return self._open(PathCandidate(relays, math.nan, math.nan, math.nan, math.nan if relays else 0.0, "not measured yet"), now)
 
+    def suggest(self, relays: Relays, now: float) -> None:
+        """Open a path that something else than the matrix speaks for, unless it is watched, vetoed or not allowed."""
+        is_open = relays in self.paths or len(relays) > self._policy.relays_max
+        if not is_open and self._is_allowed(relays) and not self._vetoes.is_barred(relays, now):
+            self.open_unranked(relays, now)
+
     def rank(self, snapshot: Latencies) -> list[WatchedPath]:
         """Take a new matrix; return the watched paths that may not be used any more. Call `fill` and `replace` next."""
         self._ranking = self._finder.rank(snapshot, *self._ends, self._policy, rng=self._rng, relays_allowed=self._allowed)
         for path in self.paths.values():
             path.candidate = self._finder.predict(snapshot, *self._ends, path.relays, self._policy)
+            path.watch.expected_ms, path.watch.expected_loss = path.candidate.predicted_ms, path.candidate.loss
         return [path for path in self.paths.values() if not self._is_allowed(path.relays)]
 
     def fill(self, used: WatchedPath, home: WatchedPath, now: float) -> None:
@@ -182,11 +198,19 @@ class PathPool:
         for path in self._spares(used, home):
             if path.state is not PathState.DEAD or not path.relays:
                 continue
-            if path.is_blamed:
+            if path.is_blamed and (path.stalls >= STALLS_MAX or now - path.died_at >= BLAME_AFTER_S):
                 self.veto(path, reason(path), now)
             elif now - path.died_at >= DEAD_GRACE_S:
-                self._vetoes.bar(path.relays, path.life, now, for_s=SET_ASIDE_S)
-                self._forget(path)
+                self.set_aside(path, SET_ASIDE_S, now)
+
+    def set_aside(self, path: WatchedPath, for_s: float, now: float) -> None:
+        """Leave a path alone for `for_s` seconds without counting a strike.
+
+        Raises:
+            LocalProtocolError: data are on it. Nothing changed.
+        """
+        self._vetoes.bar(path.relays, path.life, now, for_s=for_s)
+        self._forget(path)
 
     def veto(self, path: WatchedPath, reason: str, now: float) -> None:
         """Leave a path alone for a while.
@@ -210,6 +234,7 @@ class PathPool:
         life.on(PathSignal.OPENED)
         confirmations = CONFIRMATIONS_AFTER_VETO if self._vetoes.strikes(relays, now) else CONFIRMATIONS
         path = WatchedPath(candidate, PathWatch(relays, self._make_tag(), self._policy, self._rng, now), life, confirmations)
+        path.watch.expected_ms, path.watch.expected_loss = candidate.predicted_ms, candidate.loss
         self.paths[relays] = path
         self.by_tag[path.watch.path_tag] = path
         self._tell(PathProbing(relays, path.watch.path_tag))

@@ -15,7 +15,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,17 +23,24 @@ import trio
 
 from srwan.clock import Clock
 from srwan.errors import LimitExceeded, NoPath, PathClosed, RoutingError
-from srwan.overlay.membership import MemberLeft, ViewChanged
+from srwan.overlay.member_events import MemberLeft, ViewChanged
+from srwan.overlay.session import HandshakeUnanswered, SessionEstablished, SessionFailed, SessionRekeyed
+from srwan.overlay.trains import Train
+from srwan.overlay.transport import DatagramTransport
 from srwan.overlay.view import Role
 from srwan.routing.control import PathControl
-from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, FlowPacket
+from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, FlowPacket, NoticeArrived
 from srwan.routing.finder import PathFinder, Relays
-from srwan.routing.forwarder import Forwarder
+from srwan.routing.forwarder import Forwarder, ForwarderEvent
+from srwan.routing.handshake_ways import HandshakeWays
+from srwan.routing.in_band import HandshakeArrived
+from srwan.routing.load import RelayLoad
 from srwan.routing.packet import DATA_PLANE
 from srwan.routing.path import PathDied, PathSwitched
-from srwan.routing.payload import DATA_BYTES_MAX, Payload, PayloadKind
-from srwan.routing.policy import PathPolicy
-from srwan.routing.portable import PortableForwarder
+from srwan.routing.payload import DATA_BYTES_MAX, TUNNEL_FLOW_MIN, DataFlags, Notice, NoticeReason, Payload, PayloadKind, encode_packets
+from srwan.routing.planes import make_forwarder
+from srwan.routing.policy import PathMode, PathPolicy
+from srwan.routing.reception import PathStatistics, StatisticsTable
 from srwan.routing.relay import NeedSession
 from srwan.routing.sid import Function, Sid, locator_of
 from srwan.types import NodeId
@@ -52,6 +59,7 @@ COUNT_INTERVAL_S = 5.0
 """How often the octets carried are handed to the pulse: twice per pulse."""
 FLOWS_MAX = 1024
 """Flows that applications of this node hold at once; each open one costs up to 15 small packets a second."""
+_FLAGS = {PathMode.SINGLE: 0, PathMode.REPEAT: int(DataFlags.REPEATED), PathMode.SPREAD: int(DataFlags.ORDERED)}
 ACCEPT_QUEUE_MAX = 64
 """New flows that wait for `accept`; more are left in their inboxes until there is room."""
 
@@ -72,6 +80,8 @@ class Flow:
         self.peer = inbox.peer
         self.id = inbox.flow
         self.policy = policy
+        self.hold_ms = round(policy.hold_ms) if policy.mode is PathMode.SPREAD else 0
+        """How long the receiver may hold a packet back, ms."""
         self.control: PathControl | None = None
         """Chooses the path to the peer; None until the first packet is sent."""
         self._service = service
@@ -125,11 +135,23 @@ class Flow:
         if self._is_closed:
             return
         if self.control is not None:
-            self._service._send_data(self, PayloadKind.CLOSE, self._next_seq, b"")
+            if self.id < TUNNEL_FLOW_MIN:
+                self._service._send_data(self, PayloadKind.CLOSE, self._next_seq, b"")
             self.control.close(self._service.now())
         self._is_closed = True
         self._wake()
         self._service._forget(self)
+
+    def send_packets(self, packets: Sequence[bytes]) -> int:
+        """Send IP packets of one version to the peer's gateway, on a flow of `open_tunnel`; return how many left this host.
+
+        Those are the first ones; the others are lost, as no session is ready. Raises PathClosed: the flow was closed. Cost: 8 us a packet.
+        """
+        if self._is_closed:
+            raise PathClosed(f"the flow to {self.peer!r} is closed; open a new path")
+        seq = self._next_seq
+        self._next_seq += len(packets)
+        return self._service._send_packets(self, seq, packets)
 
     def _wake(self) -> None:
         self._has_news.set()
@@ -147,6 +169,8 @@ class RoutingService:
         roles: what it offers; Role.RELAY to carry others' packets.
         rng: flow ids, path tags, choices among equal paths.
         name_of: a human's name of a node.
+        datagrams: what the overlay receives from; it decides which data plane there can be.
+        relay_cap_kbps: what it is willing to carry for others, kbit/s; None = whatever comes.
     """
 
     def __init__(
@@ -159,6 +183,8 @@ class RoutingService:
         roles: Role,
         rng: random.Random,
         name_of: Callable[[NodeId], str],
+        datagrams: DatagramTransport | None = None,
+        relay_cap_kbps: float | None = None,
     ) -> None:
         self._node_id = node_id
         self._clock = clock
@@ -167,18 +193,33 @@ class RoutingService:
         self._rng = rng
         self._name_of = name_of
         self._finder = PathFinder(name_of)
-        self.forwarder: Forwarder = PortableForwarder(
-            node_id, overlay.sessions, roles=roles, send=overlay.send, read_stamp_ns=gossip.read_stamp_ns
+        self.forwarder: Forwarder = make_forwarder(
+            datagrams,
+            node_id,
+            overlay.sessions,
+            roles=roles,
+            send=overlay.send,
+            send_many=overlay.send_many,
+            read_stamp_ns=gossip.read_stamp_ns,
+            group_ns=gossip.group_ns,
         )
+        self.statistics = StatisticsTable()
+        """What paths into this node delivered, against what was expected of them."""
+        self.load = None if relay_cap_kbps is None else RelayLoad(relay_cap_kbps, clock.now())
+        """What this node carries for others; None without a cap."""
+        self._holding: dict[FlowInbox, None] = {}
         self._flows: dict[tuple[NodeId, int], Flow] = {}
         self._by_tag: dict[int, Flow] = {}
         self._waiting: deque[Flow] = deque()
         self._has_waiting = trio.Event()
         self._timer_changed = trio.Event()
         self._listeners: list[Callable[[object], None]] = []
-        overlay.on_plane(DATA_PLANE, self._receive)
+        self._take_packets: Callable[[NodeId, list[FlowPacket]], None] | None = None
+        overlay.on_plane_batch(DATA_PLANE, self._receive_batch)
         overlay.after_batch(self._after_batch)
         overlay.on_event(self._on_overlay_event)
+        overlay.sessions.on_relayed(lambda datagram, way: self.forwarder.send_handshake(way, datagram))
+        self._ways = HandshakeWays(overlay.sessions, rng, preferred=self._relays_in_mind, others=self._relays_at_hand, call=self._connect)
 
     # --- for applications -------------------------------------------------------------------------------------------
 
@@ -196,7 +237,7 @@ class RoutingService:
         if len(self._flows) >= FLOWS_MAX:
             raise RoutingError(f"{FLOWS_MAX} flows are open; close some")
         side = int(self._node_id > peer)  # lowest bit of a flow id: the two ends never open the same one
-        while (peer, flow_id := self._rng.getrandbits(31) << 1 | side) in self._flows:
+        while (peer, flow_id := self._rng.getrandbits(31) << 1 | side) in self._flows or flow_id >= TUNNEL_FLOW_MIN:
             pass
         flow = self._adopt(self.forwarder.claim(peer, flow_id), policy)
         try:
@@ -209,6 +250,25 @@ class RoutingService:
         except BaseException:
             flow.close()
             raise
+
+    def open_tunnel(self, peer: NodeId, traffic_class: int, policy: PathPolicy) -> Flow:
+        """Open the flow that carries IP packets of one traffic class to the gateway of a member. Waits for nothing.
+
+        Args:
+            peer: a member with Role.GATEWAY.
+            traffic_class: 0..255.
+            policy: how to choose its path.
+
+        Raises:
+            LimitExceeded: too many flows of this peer. RoutingError: FLOWS_MAX flows are open.
+        """
+        if len(self._flows) >= FLOWS_MAX:
+            raise RoutingError(f"{FLOWS_MAX} flows are open; close some")
+        return self._adopt(self.forwarder.claim(peer, TUNNEL_FLOW_MIN | traffic_class), policy)
+
+    def on_packets(self, callback: Callable[[NodeId, list[FlowPacket]], None]) -> None:
+        """Have `callback` called with the IP packets that a member sent to this node's gateway, after each batch. One at most."""
+        self._take_packets = callback
 
     async def accept(self) -> Flow:
         """Wait for a flow that a peer opened. Several may wait."""
@@ -240,6 +300,9 @@ class RoutingService:
             if now >= rank_at:
                 rank_at = now + RANK_INTERVAL_S
                 self._rank_all(now)
+            if self.load is not None and now >= self.load.look_at:
+                self._tell_load(self.load, now)
+            self._release_held()
             if now >= count_at:
                 count_at = now + COUNT_INTERVAL_S
                 self._tell_counters()
@@ -252,10 +315,15 @@ class RoutingService:
             await trio.lowlevel.checkpoint()
 
     def _next_timer(self, rank_at: float) -> float:
-        """Return when a path in use is due next: for ranking or by its own timer; never if none is."""
+        """Return when a path in use is due next, for ranking or by its own timer, or an inbox or the load; inf if none is."""
         controls = [flow.control for flow in self._flows.values() if flow.control is not None]
         timers = [timer for control in controls if (timer := control.get_timer()) is not None]
-        return min(rank_at, *timers) if timers else math.inf
+        timers += [rank_at] if timers else []
+        timers += [] if self.load is None else [self.load.look_at]
+        due_ns = min((inbox.due_ns for inbox in self._holding if inbox.due_ns is not None), default=None)
+        if due_ns is not None:
+            timers.append(self._clock.now() + max(0, due_ns - self._gossip.read_stamp_ns()) / 1e9)
+        return min(timers, default=math.inf)
 
     def close(self) -> None:
         """Close all flows, telling their peers."""
@@ -264,8 +332,10 @@ class RoutingService:
 
     # --- inner workings ---------------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes, source: tuple[str, int], rx_ns: int) -> None:
-        self.forwarder.receive(data, source, self._gossip.group_ns(rx_ns))
+    def _receive_batch(self, trains: list[Train]) -> None:
+        first_ns = trains[0][3]
+        shift_ns = self._gossip.group_ns(first_ns) - first_ns  # the same for all of a batch
+        self.forwarder.receive_batch([(data, size, source, rx_ns + shift_ns) for data, size, source, rx_ns in trains])
 
     def _after_batch(self) -> None:
         self._drain_forwarder(self._clock.now())
@@ -274,28 +344,60 @@ class RoutingService:
         """Act on what a batch of packets left behind."""
         needs_flush = False
         while (event := self.forwarder.next_event()) is not None:
-            match event:
-                case AckArrived(peer=peer, path_tag=tag):
-                    flow = self._by_tag.get(tag)
-                    if flow is not None and flow.peer == peer and flow.control is not None:
-                        flow.control.receive_ack(event.ack, now)
-                        self._drain(flow, now)
-                        flow._wake()
-                case NeedSession(node=node):
-                    self._connect(node, now)
-                    needs_flush = True
-                case FlowClosed(peer=peer, flow=flow_id):
-                    closed = self._flows.get((peer, flow_id))
-                    if closed is not None:
-                        closed._wake()
-                case _:
-                    self._tell(event)
+            needs_flush |= self._act_on(event, now)
         for inbox in self.forwarder.ready_flows():
             self._wake_reader(inbox)
+            if inbox.due_ns is not None:
+                self._holding[inbox] = None
+                self._timer_changed.set()
         if needs_flush:
             self._overlay.flush()
 
+    def _act_on(self, event: ForwarderEvent, now: float) -> bool:
+        """Do what follows from an event; return whether sessions have something to send."""
+        match event:
+            case AckArrived(peer=peer, path_tag=tag):
+                flow = self._by_tag.get(tag)
+                if flow is not None and flow.peer == peer and flow.control is not None:
+                    flow.control.receive_ack(event.ack, now)
+                    self._drain(flow, now)
+                    flow._wake()
+            case NeedSession(node=node):
+                self._connect(node, now)
+                return True
+            case NoticeArrived(peer=peer, path_tag=tag, notice=notice):
+                flow = self._by_tag.get(tag)
+                if flow is not None and flow.control is not None:
+                    flow.control.receive_notice(peer, tag, notice, now)
+                    self._drain(flow, now)
+            case PathStatistics():
+                self.statistics.add(event)
+                self._tell(event)
+            case HandshakeArrived(datagram=datagram, way=way):
+                self._overlay.sessions.receive_datagram(datagram, way, now, self._clock.wall_ns())
+                return True
+            case FlowClosed(peer=peer, flow=flow_id):
+                closed = self._flows.get((peer, flow_id))
+                if closed is not None:
+                    closed._wake()
+            case _:
+                self._tell(event)
+        return False
+
+    def _release_held(self) -> None:
+        """Hand on packets that waited long enough for those before them."""
+        for inbox in tuple(self._holding):
+            inbox.release_due(self._gossip.read_stamp_ns())
+            if inbox.due_ns is None:
+                del self._holding[inbox]
+            self._wake_reader(inbox)
+
     def _wake_reader(self, inbox: FlowInbox) -> None:
+        if inbox.flow >= TUNNEL_FLOW_MIN:
+            packets = inbox.take()
+            if self._take_packets is not None:
+                self._take_packets(inbox.peer, packets)
+            return
         flow = self._flows.get((inbox.peer, inbox.flow))
         if flow is not None:
             flow._wake()
@@ -330,6 +432,7 @@ class RoutingService:
             )
             self._connect(flow.peer, now)
             flow.control.update(self._gossip.snapshot(now), now)
+            self._suggest_way(flow.control, flow.peer)
             self._drain(flow, now)
             self._drain_forwarder(now)
             self._overlay.flush()
@@ -362,6 +465,13 @@ class RoutingService:
         octets_out = sum(went.octets for _, went in counters.neighbours.values())
         self._gossip.set_counters(octets_in, octets_out, sum(count.octets for count in counters.relayed.values()))
 
+    def _tell_load(self, load: RelayLoad, now: float) -> None:
+        """Ask those to go elsewhere whose packets are too much for this node."""
+        for excess in load.look(self.forwarder.counters().relayed, now):
+            notice = Notice(NoticeReason.OVERLOADED, locator_of(self._node_id), excess.share_permille)
+            payload = Payload(PayloadKind.NOTICE, 0, 0, self._gossip.read_stamp_ns(), notice.encode())
+            self.forwarder.send_payload(_segments((), excess.neighbour), excess.path_tag, excess.neighbour, payload.encode())
+
     def _tell_deliveries(self) -> None:
         """Let gossip compare what the watched paths deliver with what their relays tell: the only check that finds some lies."""
         for flow in self._flows.values():
@@ -384,15 +494,33 @@ class RoutingService:
 
     def _send_data(self, flow: Flow, kind: PayloadKind, seq: int, data: bytes) -> bool:
         control = flow.control or self._control_of(flow)
-        relays, path_tag = control.active
-        payload = Payload(kind, flow.id, seq, self._gossip.read_stamp_ns(), data)
-        is_sent = self.forwarder.send_payload(_segments(relays, flow.peer), path_tag, flow.peer, payload.encode())
-        now = self._clock.now()
-        if kind is PayloadKind.DATA and is_sent:
-            control.data_sent(now, octets=len(data))
+        flags, hold_ms = (_FLAGS[flow.policy.mode], flow.hold_ms) if kind is PayloadKind.DATA else (0, 0)
+        plaintext = Payload(kind, flow.id, seq, self._gossip.read_stamp_ns(), data, flags, hold_ms).encode()
+        is_sent = False
+        for relays, path_tag in control.routes():
+            if not self.forwarder.send_payload(_segments(relays, flow.peer), path_tag, flow.peer, plaintext):
+                continue
+            is_sent = True
+            if kind is PayloadKind.DATA:
+                control.data_sent(self._clock.now(), octets=len(data), path_tag=path_tag, seq=seq)
         if not is_sent:
-            self._drain_forwarder(now)
+            self._drain_forwarder(self._clock.now())
         return is_sent
+
+    def _send_packets(self, flow: Flow, seq: int, packets: Sequence[bytes]) -> int:
+        """Send IP packets on the active path of a tunnel's flow, until one cannot be sent. What follows from the path is done once."""
+        control = flow.control or self._control_of(flow)
+        relays, path_tag = control.active
+        is_ipv4 = packets[0][0] >> 4 == 4
+        path = _segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
+        stamp_ns = self._gossip.read_stamp_ns()  # they leave together
+        sent = self.forwarder.send_payloads(path, path_tag, flow.peer, encode_packets(flow.id, seq, stamp_ns, packets))
+        now = self._clock.now()
+        if sent:
+            control.data_sent(now, octets=sum(map(len, packets[:sent])), packets=sent, path_tag=path_tag, seq=seq + sent - 1)
+        if sent < len(packets):
+            self._drain_forwarder(now)
+        return sent
 
     def _connect(self, node: NodeId, now: float) -> None:
         """Ask for a session with a member; nothing for others."""
@@ -405,6 +533,7 @@ class RoutingService:
             del self._by_tag[tag]
         for inbox_flow in [waiting for waiting in self._waiting if waiting is flow]:
             self._waiting.remove(inbox_flow)
+        self._holding.pop(flow._inbox, None)
         self.forwarder.release(flow._inbox)
 
     def _on_overlay_event(self, event: object) -> None:
@@ -413,11 +542,48 @@ class RoutingService:
                 self.forwarder.set_members({locator_of(node): node for node in self._overlay.view.ids})
             case MemberLeft(node_id=node):
                 self.forwarder.drop_peer(node)
+                self.statistics.drop_peer(node)
+                self._ways.ended(node)
                 for flow in self._flows.values():
                     if flow.control is not None:
                         flow.control.relay_failed(node, self._clock.now())
+            case HandshakeUnanswered(peer=node):
+                if any(flow.peer == node for flow in self._flows.values()):
+                    self._ways.unanswered(node, self._clock.now())
+            case SessionEstablished(peer=node):
+                self._ways.established(node, self._clock.now())
+                for flow in self._flows.values():
+                    if flow.peer == node and flow.control is not None:
+                        self._suggest_way(flow.control, node)
+            case SessionFailed(peer=node) | SessionRekeyed(peer=node):
+                self._ways.ended(node)
             case _:
                 pass
+
+    def _suggest_way(self, control: PathControl, peer: NodeId) -> None:
+        """Have the way watched that a session with a peer out of direct reach was made on: its row may never get here."""
+        session = self._overlay.sessions.current(peer)
+        if session is None or session.address is not None or session.way is None:
+            return
+        owners = {locator_of(node): node for node in self._overlay.view.ids}
+        relays = tuple(owners.get(Sid(segment).locator) for segment in session.way.segments[:-1])
+        if None not in relays:
+            control.suggest(tuple(node for node in relays if node is not None), self._clock.now())
+            self._timer_changed.set()
+
+    def _relays_in_mind(self, peer: NodeId) -> list[Relays]:
+        """Return the relays of the paths that flows to a peer watch, best predicted first."""
+        controls = [flow.control for flow in self._flows.values() if flow.peer == peer and flow.control is not None]
+        paths = [path for control in controls for path in control.paths]
+        paths.sort(key=lambda path: path.predicted_ms if math.isfinite(path.predicted_ms) else math.inf)
+        return [path.relays for path in paths]
+
+    def _relays_at_hand(self, peer: NodeId) -> list[NodeId]:
+        """Return who may relay to a peer by the policy of some flow to it."""
+        policies = [flow.policy for flow in self._flows.values() if flow.peer == peer]
+        free = [policy for policy in policies if policy.relays_max and not policy.via]
+        allowed = [node for node in self._overlay.view.ids if any(node not in policy.avoid for policy in free)]
+        return [node for node in allowed if node != self._node_id and self._may_relay(node)]
 
     def _tell(self, event: object) -> None:
         for listener in self._listeners:
@@ -425,6 +591,6 @@ class RoutingService:
 
 
 @functools.lru_cache(maxsize=4096)
-def _segments(relays: Relays, peer: NodeId) -> tuple[Sid, ...]:
+def _segments(relays: Relays, peer: NodeId, function: Function = Function.END_APP) -> tuple[Sid, ...]:
     """Return a path's segment list in visiting order; the same few are asked for per packet."""
-    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, Function.END_APP))
+    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, function))

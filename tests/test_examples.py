@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 EXPECTED = {
     "hello_path.py": r"^b'hello' came by direct: ",
     "swarm_in_one_process.py": r"(?s)eu-central-1 .* ms\n.*b'around the congestion' came via .*: direct \d+ ms, via ",
+    "two_paths_at_once.py": r"^single: 1\d\d of 200 datagrams came, 0 of them twice\nrepeat: (1[89]\d|200) of 200 .* came, 0 of them",
 }
 
 
@@ -25,6 +27,17 @@ def test_the_example_runs_and_prints_what_it_promises(name: str) -> None:
     done = subprocess.run([sys.executable, ROOT / "examples" / name], capture_output=True, text=True, timeout=120, check=False)
     assert (0, "") == (done.returncode, done.stderr)
     assert re.search(EXPECTED[name], done.stdout), done.stdout
+
+
+@pytest.mark.needs("netns", "tun")
+def test_the_site_to_site_walk_lets_one_office_ping_the_other() -> None:
+    environment = {**os.environ, "SRWAN": f"{sys.executable} -m srwan"}
+    command = ["sh", str(ROOT / "examples/site_to_site.sh")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "3 received" in done.stdout
+    assert re.search(r"to peers +3 packets, 252 octets; dropped nothing\n", done.stdout), done.stdout
+    assert "10.2.0.0/24 behind oslo: ready" in done.stdout
 
 
 def test_the_readme_shows_the_tested_example() -> None:

@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("overlay", "gossip", "routing", "ledger_client")
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "tests", "docs", "benchmarks")
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "*.so", "build", "dist", "tests", "docs", "benchmarks"
+)
 
 
 def package_files() -> set[str]:
@@ -22,8 +24,13 @@ def package_files() -> set[str]:
     found = set()
     for folder, folders, files in os.walk(ROOT / "src/srwan", followlinks=True):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        found |= {str((Path(folder) / name).relative_to(ROOT / "src")) for name in files if not name.endswith(".pyc")}
+        found |= {str((Path(folder) / name).relative_to(ROOT / "src")) for name in files if not name.endswith((".pyc", ".so"))}
     return found
+
+
+def without_c(names: set[str]) -> set[str]:
+    """Leave out what a C compiler reads, and what it makes where there is one."""
+    return {name for name in names if not name.endswith((".c", ".h", ".so"))}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: tuple[Path,
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
-    assert names == package_files()
+    assert without_c(names) == without_c(package_files())
+
+
+@pytest.mark.needs("native")
+def test_the_wheel_holds_the_native_data_plane_and_not_its_source(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = {Path(name).name for name in wheel.namelist() if name.startswith("srwan/routing/native/")}
+
+    assert {"_core.abi3.so", "_core.pyi"} <= names
+    assert [] == [name for name in names if name.endswith((".c", ".h"))]
 
 
 def test_the_wheel_carries_licence_and_notice(distributions: tuple[Path, Path]) -> None:

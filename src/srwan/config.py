@@ -16,12 +16,15 @@ from typing import Any
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.kernel_config import KERNEL_KEYS, KernelSettings, kernel_settings
+from srwan.tun_config import TUN_KEYS, TunConfig, make_tun_config
 from srwan.types import GeoAsn, UdpAddress
 
 __all__ = ["NodeConfig", "load_config", "make_config", "parse_address"]
 
 CONFIG_BYTES_MAX = 64 * 1024
 NAME_CHARACTERS_MAX = 32
+DATA_PLANES = ("auto", "portable", "native")
 
 
 def parse_address(text: str) -> UdpAddress:
@@ -64,10 +67,19 @@ class NodeConfig:
     """pulse.period_s, 0.5..60: how often state and latencies are told to the group (whitepaper 3.2)."""
     report_interval_s: float = 10.0
     """report.interval_s, 1..60: how often the reporter publishes the group's matrix."""
+    data_plane: str = "auto"
+    """What moves packets: "native" (the C extension), "portable", or "auto": native where it was built."""
     lone_after_s: float = 6.0
     """join.lone_after_s, 0..300: how long to look for a group before founding one."""
     ditex: Path | None = None
     """ditex.path: SQLite file of the record store. None: state_dir/ditex.sqlite, or no store without state_dir."""
+
+    tun: TunConfig = attrs.field(factory=TunConfig)
+    """The TUN gateway: keys tun.enabled, tun.name, tun.addresses, tun.routes, tun.announce, tun.host, tun.via,
+    tun.mtu, tun.mss_clamp."""
+
+    kernel: KernelSettings = attrs.field(factory=KernelSettings)
+    """The kernel data plane: the keys of `srwan.kernel_config`."""
 
     @property
     def ditex_path(self) -> Path | None:
@@ -87,6 +99,12 @@ def _flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(key, f"{value!r} is not usable", "give true or false")
     return value
+
+
+def _data_plane(key: str, value: Any) -> str:
+    if value not in DATA_PLANES:
+        raise ConfigError(key, f"{value!r} is not usable", f"give one of {', '.join(DATA_PLANES)}")
+    return str(value)
 
 
 def _number(key: str, value: Any, low: float, high: float) -> float:
@@ -161,10 +179,12 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 60)),
     "join.lone_after_s": ("lone_after_s", lambda key, value: _number(key, value, 0, 300)),
     "ditex.path": ("ditex", _path),
+    "data_plane": ("data_plane", _data_plane),
 }
 _LOCATION_KEYS = ("location.country", "location.lat", "location.lon", "location.asn")
-KEYS = (*_FIELDS, *_LOCATION_KEYS)
+KEYS = (*_FIELDS, *_LOCATION_KEYS, *TUN_KEYS, *KERNEL_KEYS)
 """All keys of the configuration file, dotted."""
+_SECTIONS = {"location": GeoAsn, "tun": TunConfig, "kernel": KernelSettings}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -181,7 +201,8 @@ def make_config(**settings: Any) -> NodeConfig:
     """Check keyword settings and return a configuration.
 
     Args:
-        settings: field names of `NodeConfig` or keys of the file with "_" for "." (`pulse_period_s`); addresses as text or (ip, port).
+        settings: field names of `NodeConfig` or keys of the file with "_" for "." (`pulse_period_s`); addresses as text or (ip, port);
+            `location`, `tun` and `kernel` as their classes or as mappings of their keys.
 
     Raises:
         ConfigError: an unknown setting, or a value out of its range.
@@ -189,13 +210,12 @@ def make_config(**settings: Any) -> NodeConfig:
     by_field = {field: key for key, (field, _) in _FIELDS.items()}
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if name == "location" and isinstance(value, Mapping):
-            flat.update(_flatten({"location": value}))
-        elif name != "location":
+        if name in _SECTIONS and isinstance(value, Mapping):
+            flat.update(_flatten({name: value}))
+        elif not isinstance(value, _SECTIONS.get(name, ())):
             flat[by_field.get(name, name)] = value
-    config = _build(flat)
-    location = settings.get("location")
-    return attrs.evolve(config, location=location) if isinstance(location, GeoAsn) else config
+    made = {name: settings[name] for name, kind in _SECTIONS.items() if isinstance(settings.get(name), kind)}
+    return attrs.evolve(_build(flat), **made)
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -218,7 +238,7 @@ def load_config(path: Path) -> NodeConfig:
 def _build(flat: Mapping[str, Any]) -> NodeConfig:
     fields: dict[str, Any] = {}
     for key, value in flat.items():
-        if key in _LOCATION_KEYS:
+        if key in _LOCATION_KEYS or key in TUN_KEYS or key in KERNEL_KEYS:
             continue
         if key not in _FIELDS:
             near = difflib.get_close_matches(key, KEYS, 1)
@@ -227,4 +247,10 @@ def _build(flat: Mapping[str, Any]) -> NodeConfig:
         fields[field] = check(key, value)
     if any(key in flat for key in _LOCATION_KEYS):
         fields["location"] = _location({key.removeprefix("location."): flat[key] for key in _LOCATION_KEYS if key in flat})
+    if any(key in flat for key in TUN_KEYS):
+        fields["tun"] = make_tun_config({key.removeprefix("tun."): flat[key] for key in TUN_KEYS if key in flat})
+    if any(key in flat for key in KERNEL_KEYS):
+        fields["kernel"] = kernel_settings({key: flat[key] for key in KERNEL_KEYS if key in flat})
+        if fields["kernel"].is_native and fields.get("data_plane", "auto") == "auto":
+            fields["data_plane"] = "portable"  # the native plane takes no native SRv6
     return NodeConfig(**fields)

@@ -13,7 +13,7 @@ import socket
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -28,14 +28,14 @@ from srwan.gossip.service import GossipService
 from srwan.identity import Identity
 from srwan.narrate import describe
 from srwan.overlay.join import GroupFounded, GroupJoined
-from srwan.overlay.membership import MemberJoined
+from srwan.overlay.member_events import MemberJoined
 from srwan.overlay.rendezvous import best_value, is_valid_value
 from srwan.overlay.service import OverlayConfig, OverlayService
 from srwan.overlay.transport import ControlChannel, DatagramTransport, Directory
-from srwan.overlay.udp import open_udp
 from srwan.overlay.view import Member, Role
 from srwan.path import Path
 from srwan.publisher import Publisher, open_store
+from srwan.routing.planes import choose_plane, open_transport
 from srwan.routing.policy import PathPolicy
 from srwan.routing.service import RoutingService
 from srwan.sole_error import sole_error
@@ -43,6 +43,8 @@ from srwan.types import NodeId, UdpAddress
 
 if TYPE_CHECKING:
     from srwan.gossip.owl import OwlSnapshot
+    from srwan.routing.gateway.service import GatewayService
+    from srwan.routing.kernel.service import KernelService
 
 __all__ = ["EventStream", "Node", "Sockets", "open_node", "open_sockets"]
 
@@ -83,7 +85,7 @@ async def open_sockets(config: NodeConfig, clock: Clock) -> AsyncIterator[Socket
     from srwan.overlay.libp2p_host import open_libp2p  # noqa: PLC0415 - 0.9 s and 85 MB: only when sockets are really opened
 
     identity = Identity.generate() if config.state_dir is None else Identity.load_or_create(config.state_dir / "identity")
-    datagrams = open_udp(config.udp, clock)
+    datagrams = open_transport(config.udp, clock, wanted=config.data_plane)
     try:
         async with open_libp2p(
             identity,
@@ -112,6 +114,7 @@ class Node:
         """What others pass as `bootstrap`."""
         self._clock = clock
         roles = Role.EGRESS | (Role.RELAY if config.is_relay else Role(0)) | (Role.INTRODUCER if config.is_introducer else Role(0))
+        roles |= Role.GATEWAY if config.tun.is_enabled else Role(0)
         overlay_config = OverlayConfig(
             network=config.network,
             name=config.name,
@@ -133,8 +136,19 @@ class Node:
             random.Random(seed + 1),
         )
         self.routing = RoutingService(
-            self.id, clock, self.overlay, self.gossip, roles=roles, rng=random.Random(seed + 2), name_of=self.name_of
+            self.id,
+            clock,
+            self.overlay,
+            self.gossip,
+            roles=roles,
+            rng=random.Random(seed + 2),
+            name_of=self.name_of,
+            datagrams=sockets.datagrams,
         )
+        self.gateway: GatewayService | None = None
+        """Packets of unmodified programs through a TUN; None if the settings do not ask for it."""
+        self.kernel: KernelService | None = None
+        """The Linux kernel as a data plane; None if the settings do not ask for it."""
         self._names: dict[NodeId, str] = {}
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._placed = trio.Event()
@@ -243,14 +257,23 @@ class Node:
             "multiaddr": self.multiaddr,
             "network": self.config.network,
             "data_plane": self.routing.forwarder.name,
+            "data_plane_why": choose_plane(self.config.data_plane)[1],
             "members": [{"node_id": str(member.node_id), "name": member.name} for member in members],
             "matrix_edges": self.gossip.edges_known(now),
             "matrix_unknown": self._unknown_edges(now),
             "reporter": None if self.gossip.reporter is None else self.name_of(self.gossip.reporter),
             "paths": [
-                {"peer": self.name_of(flow.peer), "flow": flow.id, "path": "" if flow.control is None else flow.control.explain()}
+                {
+                    "peer": self.name_of(flow.peer),
+                    "flow": flow.id,
+                    "path": "" if flow.control is None else flow.control.explain(),
+                    "watched": [] if flow.control is None else [describe(each, self.name_of) for each in flow.control.paths],
+                }
                 for flow in self.routing.flows
             ],
+            "extraordinary_paths": [describe(each, self.name_of) for each in self.routing.statistics.extraordinary()],
+            "tun": None if self.gateway is None else self.gateway.status(),
+            "kernel": None if self.kernel is None else self.kernel.status(),
             "drops": self.drops(),
         }
 
@@ -332,16 +355,61 @@ async def open_node(
             node = Node(config, sockets, clock)
             publisher = Publisher(store, sockets.identity, node.overlay.view, clock)
             node.gossip.on_report(publisher.publish)
+            if config.tun.is_enabled:
+                node.gateway = stack.enter_context(_open_gateway(node, clock))
+            if config.kernel.is_enabled:
+                node.kernel = await stack.enter_async_context(_open_kernel(node, clock))
             async with trio.open_nursery() as nursery:
                 await nursery.start(node.overlay.run)
                 await nursery.start(node.gossip.run)
                 nursery.start_soon(node.routing.run)
+                if node.gateway is not None:
+                    nursery.start_soon(node.gateway.run)
+                if node.kernel is not None:
+                    nursery.start_soon(node.kernel.run)
                 try:
                     await _join(node, sockets)
                     yield node
                 finally:
                     node.routing.close()
                     nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _open_gateway(node: Node, clock: Clock) -> Iterator[GatewayService]:
+    """Open the TUN and make the gateway that runs over it."""
+    from srwan.routing.gateway.gateway import Gateway  # noqa: PLC0415 - Linux only, and only for who asks for it
+    from srwan.routing.gateway.service import GatewayService  # noqa: PLC0415
+    from srwan.routing.gateway.tun import open_tun  # noqa: PLC0415
+
+    config = node.config.tun
+    gateway = Gateway(node.id, config)
+    with open_tun(config, gateway.overlay_address) as device:
+        yield GatewayService(config, gateway, device, overlay=node.overlay, routing=node.routing, clock=clock, name_of=node.name_of)
+
+
+@asynccontextmanager
+async def _open_kernel(node: Node, clock: Clock) -> AsyncIterator[KernelService]:
+    """Take the kernel as a data plane; leaving the block removes all that srwan made in it."""
+    from srwan.routing.kernel.plane import open_kernel  # noqa: PLC0415 - Linux only, and 0.4 s of pyroute2 only for who asks for it
+    from srwan.routing.kernel.service import KernelService, open_native  # noqa: PLC0415
+
+    config = node.config
+    roles = Role.EGRESS | (Role.RELAY if config.is_relay else Role(0))
+    async with open_kernel(config.kernel.interfaces, state_dir=config.state_dir, needs_hmac=config.kernel.is_hmac_required) as plane:
+        with open_native(config.kernel) as tun:
+            yield KernelService(
+                node.id,
+                config.kernel,
+                roles=roles,
+                plane=plane,
+                tun=tun,
+                overlay=node.overlay,
+                gossip=node.gossip,
+                routing=node.routing,
+                clock=clock,
+                name_of=node.name_of,
+            )
 
 
 async def _join(node: Node, sockets: Sockets) -> None:

@@ -13,6 +13,7 @@ from srwan.types import NodeId
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from srwan.routing.path import PathStatus
     from srwan.routing.service import Flow
 
 __all__ = ["Path"]
@@ -24,6 +25,10 @@ class Path:
     Use it as an async context manager, and `async for data in path` to receive until the other side closes. Datagrams may be lost,
     reordered, and in rare cases of switching delayed, as on any path through the Internet; they are never duplicated or altered. The
     way they take is chosen for each direction by its sender and may change at any time; `explain` says which it is and why.
+
+    With `PathPolicy(mode="repeat")` each datagram takes two paths that share no relay, and the first copy is received. With
+    `PathPolicy(mode="spread")` datagrams take turns over all paths that are as good as the best; the receiver puts them in order again
+    and waits at most `hold_ms` for a missing one.
 
     Paths are made by `Node.open_path` and `Node.accept_path`.
     """
@@ -77,6 +82,10 @@ class Path:
     def relays(self) -> tuple[NodeId, ...]:
         """The relays that datagrams sent now would visit, in order; empty for the direct path."""
         return () if self._flow.control is None else self._flow.control.active[0]
+
+    def status(self) -> tuple[PathStatus, ...]:
+        """Return all watched paths, the one in use first: what is predicted, measured, lost, and delivered per second on each."""
+        return () if self._flow.control is None else self._flow.control.paths
 
     def explain(self) -> str:
         """Say in words which path is in use and what the others would cost, for example "direct 78 ms (via us-east-1 79 ms, ...)"."""

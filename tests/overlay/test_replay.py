@@ -15,8 +15,11 @@ class Model:
         self.size = size
         self.seen: set[int] = set()
 
+    def is_fresh(self, counter: int) -> bool:
+        return counter not in self.seen and (not self.seen or counter > max(self.seen) - self.size)
+
     def accept(self, counter: int) -> bool:
-        if counter in self.seen or (self.seen and counter <= max(self.seen) - self.size):
+        if not self.is_fresh(counter):
             return False
         self.seen.add(counter)
         return True
@@ -31,6 +34,15 @@ def test_accepts_exactly_what_a_complete_memory_would_accept(counters: list[int]
         assert expected == was_fresh
         assert expected == window.accept(counter)
         assert not window.is_fresh(counter) or not expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 120), st.integers(1, 70)), max_size=12), st.sampled_from([8, 64]))
+def test_runs_in_order_count_like_single_counters(runs: list[tuple[int, int]], size: int) -> None:
+    window, model = ReplayWindow(size), Model(size)
+    for first, length in runs:
+        for counter in range(first, first + length):
+            assert model.accept(counter) == window.accept(counter)
+        assert [model.is_fresh(counter) for counter in range(200)] == [window.is_fresh(counter) for counter in range(200)]
 
 
 def test_first_counter_may_be_any() -> None:

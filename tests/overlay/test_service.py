@@ -19,8 +19,8 @@ from srwan.errors import BadSignature, ConfigError, LocalProtocolError, OverlayE
 from srwan.identity import Identity
 from srwan.overlay.frame import Frame, FrameType, content_digest
 from srwan.overlay.join import GroupFounded, GroupJoined
+from srwan.overlay.member_events import MemberJoined, MemberLeft, ViewChanged
 from srwan.overlay.member_frames import encode_join
-from srwan.overlay.membership import MemberJoined, MemberLeft, ViewChanged
 from srwan.overlay.memory import MemoryNetwork
 from srwan.overlay.rendezvous import best_value, is_valid_value
 from srwan.overlay.service import JOIN_PROTOCOL, OverlayConfig, OverlayService, load_book, save_book

@@ -9,7 +9,17 @@ import pytest
 
 from srwan.errors import LocalProtocolError
 from srwan.overlay.handshake import INIT_BYTES
-from srwan.overlay.session import SealingKey, Session, SessionEstablished, SessionExpired, SessionFailed, SessionRekeyed, Sessions
+from srwan.overlay.session import (
+    HandshakeUnanswered,
+    SealingKey,
+    Session,
+    SessionEstablished,
+    SessionExpired,
+    SessionFailed,
+    SessionRekeyed,
+    Sessions,
+)
+from srwan.overlay.way import RelayedWay
 from srwan.testing.session_pair import HIGH, LOW, WALL_0_NS, SessionPair, SessionParty, Weather
 from srwan.types import NodeId
 
@@ -73,7 +83,7 @@ def test_connect_held_back_by_a_handshake_of_the_peer_starts_when_that_comes_to_
     assert 1 == pair.sent["INIT"]
     pair.run(8)
     assert 1 + 5 == pair.sent["INIT"]
-    assert [SessionFailed(pair.a.node, "no answer to the handshake")] == pair.b.events
+    assert [HandshakeUnanswered(pair.a.node), SessionFailed(pair.a.node, "no answer to the handshake")] == pair.b.events
 
 
 def test_connect_before_any_wall_time_waits_for_the_timer() -> None:
@@ -85,6 +95,35 @@ def test_connect_before_any_wall_time_waits_for_the_timer() -> None:
     assert [INIT_BYTES] == [len(data) for data, _ in sessions.datagrams_to_send(5.0)]
 
 
+def test_handshake_under_way_goes_further_ways_at_once_with_the_same_bytes_and_not_too_many() -> None:
+    sessions = Sessions(LOW, random.Random(0), entropy=random.Random(0).randbytes)
+    sessions.handle_timer(5.0, WALL_0_NS)
+    relayed: list[tuple[bytes, RelayedWay]] = []
+    sessions.on_relayed(lambda datagram, way: relayed.append((datagram, way)))
+    way = RelayedWay((bytes(16), bytes(16)), 7)
+    addresses = [("192.0.2.2", port) for port in range(1, 9)]
+    sessions.connect(HIGH.node_id, addresses[0], 5.0)
+    for _ in range(2):
+        sessions.connect(HIGH.node_id, way, 5.0)
+    for address in addresses:
+        sessions.connect(HIGH.node_id, address, 5.0)
+    sent = sessions.datagrams_to_send(5.0)
+    assert addresses[:3] == [destination for _, destination in sent]
+    assert [way] == [taken for _, taken in relayed]
+    assert 1 == len({datagram for datagram, _ in sent} | {datagram for datagram, _ in relayed})
+    sessions.handle_timer(5.3, WALL_0_NS)
+    assert addresses[:3] == [destination for _, destination in sessions.datagrams_to_send(5.3)]
+    assert 2 == len(relayed)
+
+
+def test_handshake_over_relays_without_a_data_plane_is_counted_and_fails() -> None:
+    sessions = Sessions(LOW, random.Random(0), entropy=random.Random(0).randbytes)
+    sessions.handle_timer(5.0, WALL_0_NS)
+    sessions.connect(HIGH.node_id, RelayedWay((bytes(16), bytes(16)), 7), 5.0)
+    assert [] == sessions.datagrams_to_send(5.0)
+    assert {"no-relayed": 1} == dict(sessions.drops)
+
+
 def test_node_cannot_connect_to_itself() -> None:
     with pytest.raises(LocalProtocolError):
         Sessions(LOW, random.Random(0), entropy=random.Random(0).randbytes).connect(LOW.node_id, ("192.0.2.2", 1), 0.0)
@@ -94,9 +133,9 @@ def test_unanswered_handshake_fails_after_five_inits_and_leaves_nothing() -> Non
     pair = SessionPair(weather=Weather(loss=1.0))
     pair.connect(pair.a)
     pair.run(4.5)
-    assert [] == pair.a.events
+    assert [HandshakeUnanswered(pair.b.node)] == pair.a.events
     pair.run(2)
-    assert [SessionFailed(pair.b.node, "no answer to the handshake")] == pair.a.events
+    assert [HandshakeUnanswered(pair.b.node), SessionFailed(pair.b.node, "no answer to the handshake")] == pair.a.events
     assert 5 == pair.sent["INIT"]
     assert 0 == len(pair.a.sessions)
     assert None is pair.a.sessions.get_timer()
@@ -282,7 +321,8 @@ def test_address_follows_the_peer() -> None:
     pair.connect(pair.a)
     pair.run(1)
     pair.a.address = ("203.0.113.5", 5555)
-    pair.send(pair.a, b"moved")
+    pair.send(pair.a, b"is gone")
+    pair.send(pair.a, b"has gone")
     pair.run(1)
     session = pair.session(pair.b)
     assert pair.a.address == session.address

@@ -6,10 +6,11 @@ import errno
 import itertools
 import resource
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -18,8 +19,10 @@ import trio.testing
 from srwan.clock import Clock
 from srwan.errors import ConfigError
 from srwan.overlay import udp
+from srwan.overlay.trains import datagrams_of
 from srwan.overlay.transport import DATAGRAMS_PER_BATCH_MAX
-from srwan.overlay.udp import DATAGRAM_BYTES_MAX, UdpTransport, open_udp
+from srwan.overlay.udp import DATAGRAM_BYTES_MAX, READ_SEGMENTS_MAX, UdpTransport, open_udp
+from srwan.swarm.clocks import SkewedClock
 from srwan.types import Datagram, UdpAddress
 
 ANY_PORT: UdpAddress = ("127.0.0.1", 0)
@@ -128,8 +131,8 @@ async def test_both_ip_versions_share_a_port() -> None:
 # -- stamps --------------------------------------------------------------------------------------------------------------------------------
 
 
-async def test_stamp_is_the_time_of_arrival_and_not_of_reading() -> None:
-    clock = Clock()
+@pytest.mark.parametrize("clock", [Clock(), SkewedClock(3_000_000_000, 50.0), SkewedClock(-1, -50.0)])
+async def test_stamp_is_the_time_of_arrival_and_not_of_reading(clock: Clock) -> None:
     async with opened() as a, opened(clock=clock) as b:
         before_ns = clock.stamp_ns()
         a.send(b"x", b.local_addresses[0])
@@ -258,6 +261,213 @@ async def test_remembered_destinations_are_bounded(monkeypatch: pytest.MonkeyPat
         for i in range(35):
             a.send(b"x", (f"127.0.0.{i + 1}", 9))
         assert len(a._routes) <= 10
+
+
+# -- trains --------------------------------------------------------------------------------------------------------------------------------
+
+
+def refusing(code: int) -> type[socket.socket]:
+    class Refusing(socket.socket):
+        trains_tried = 0
+
+        def sendmsg(self, *_: object) -> NoReturn:
+            type(self).trains_tried += 1
+            raise OSError(code, "refused")
+
+    return Refusing
+
+
+def telling(*reads: tuple[bytes, list[tuple[int, int, bytes]]]) -> type[socket.socket]:
+    """A socket whose kernel hands these over."""
+    waiting = list(reads)
+
+    class Telling(socket.socket):
+        def recvmsg(self, *_: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, UdpAddress]:
+            if not waiting:
+                raise BlockingIOError
+            return *waiting.pop(0), 0, ("192.0.2.9", 9)
+
+    return Telling
+
+
+def of_size(size: int) -> list[tuple[int, int, bytes]]:
+    return [(17, 104, struct.pack("@i", size))]
+
+
+@pytest.mark.needs("udp-trains")
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.needs("ipv6"))])
+@pytest.mark.parametrize("lengths", [[1384], [1384, 7], [1384] * 5, [100] * 64, [100] * 63 + [1], [1384] * 47, [0], [5, 5, 0, 5]])
+async def test_train_arrives_as_the_datagrams_that_were_sent(lengths: list[int], host: str) -> None:
+    datagrams = [bytes([number % 251]) * length for number, length in enumerate(lengths)]
+    async with opened((host, 0)) as a, opened((host, 0)) as b:
+        assert a.sends_trains
+        assert b.takes_trains
+        a.send_many(datagrams, b.local_addresses[0])
+        received = await receive_all(b, len(datagrams))
+        assert datagrams == [data for data, _, _ in received]
+        assert {a.local_addresses[0]} == {source for _, source, _ in received}
+        assert ({}, {}) == (a.drops, b.drops)
+
+
+@pytest.mark.needs("udp-trains")
+async def test_datagrams_of_mixed_sizes_keep_their_order() -> None:
+    datagrams = [bytes([number]) * (1 + number * 37 % 5) for number in range(200)]
+    async with opened() as a, opened() as b:
+        a.send_many(datagrams, b.local_addresses[0])
+        a.send(b"after them", b.local_addresses[0])
+        assert [*datagrams, b"after them"] == [data for data, _, _ in await receive_all(b, 201)]
+
+
+@pytest.mark.needs("udp-trains")
+async def test_train_comes_in_one_piece_with_one_stamp_of_its_arrival() -> None:
+    clock = Clock()
+    async with opened() as a, opened(clock=clock) as b:
+        before_ns = clock.stamp_ns()
+        a.send_many([bytes(1000)] * 40, b.local_addresses[0])
+        after_ns = clock.stamp_ns()
+        await trio.sleep(0.02)  # the reader is late
+        [(data, size, source, stamp_ns)] = await b.receive_trains()
+        assert (40_000, 1000, a.local_addresses[0]) == (len(data), size, source)
+        assert before_ns - 10_000 <= stamp_ns <= after_ns + 10_000
+
+
+@pytest.mark.needs("udp-trains")
+async def test_batch_ends_with_the_train_that_fills_it() -> None:
+    async with opened() as a, opened() as b:
+        a.send(b"x", b.local_addresses[0])
+        for _ in range(3):
+            a.send_many([bytes(100)] * 64, b.local_addresses[0])
+        assert [1 + 64, 64, 64] == [len(await b.receive()) for _ in range(3)]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EMSGSIZE])
+async def test_destination_that_refuses_long_datagrams_in_trains_still_gets_trains_of_shorter_ones(code: int) -> None:
+    kind = refusing(code)
+    a = UdpTransport([bound(kind)], Clock(), has_kernel_stamps=False, sends_trains=True)
+    tried = []
+    for size in (100, 100, 101, 99, 99, 98):
+        a.send_many([bytes(size)] * 2, ("127.0.0.1", 9))
+        tried.append(kind.trains_tried)  # type: ignore[attr-defined]
+    assert [1, 1, 1, 2, 2, 3] == tried
+    assert set(a.drops) <= {"ECONNREFUSED"}  # nobody listens there
+    await a.aclose()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL, errno.EMSGSIZE])
+async def test_destination_that_refuses_trains_gets_datagrams_one_by_one_for_good(code: int) -> None:
+    kind = refusing(code)
+    a = UdpTransport([bound(kind)], Clock(), has_kernel_stamps=False, sends_trains=True)
+    async with opened() as b, opened() as c:
+        for _ in range(2):
+            a.send_many([b"one", b"two"], b.local_addresses[0])
+        assert 1 == kind.trains_tried  # type: ignore[attr-defined]
+        assert [b"one", b"two"] * 2 == [data for data, _, _ in await receive_all(b, 4)]
+        a.send_many([b"one", b"two"], c.local_addresses[0])
+        assert 2 == kind.trains_tried  # type: ignore[attr-defined]  # another destination is asked for itself
+        assert {} == a.drops
+    await a.aclose()
+
+
+@pytest.mark.parametrize("code", ["EAGAIN", "ENOBUFS", "ECONNREFUSED", "ENETUNREACH"])
+async def test_train_that_the_kernel_does_not_take_is_counted_by_datagrams_and_the_next_is_tried(code: str) -> None:
+    kind = refusing(getattr(errno, code))
+    a = UdpTransport([bound(kind)], Clock(), has_kernel_stamps=False, sends_trains=True)
+    for _ in range(2):
+        a.send_many([b"x"] * 10, ("127.0.0.1", 9))
+    assert ({code: 20}, 2) == (a.drops, kind.trains_tried)  # type: ignore[attr-defined]
+    await a.aclose()
+
+
+async def test_train_to_no_address_is_counted_by_datagrams() -> None:
+    async with opened() as a:
+        a.send_many([b"x"] * 3, ("localhost", 9))
+        a.send_many([], ("127.0.0.1", 9))
+        assert {"address": 3} == a.drops
+
+
+async def test_destinations_that_refused_are_forgotten_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "ROUTES_MAX", 10)
+    a = UdpTransport([bound(refusing(errno.EIO))], Clock(), has_kernel_stamps=False, sends_trains=True)
+    for i in range(35):
+        a.send_many([b"x", b"x"], (f"127.0.0.{i + 1}", 9))
+    assert len(a._refused_bytes) <= 10
+    await a.aclose()
+
+
+async def test_system_without_trains_goes_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "_UDP_GRO", 9998)
+    monkeypatch.setattr(udp, "_UDP_SEGMENT", 9999)
+    async with opened() as a, opened() as b:
+        assert not a.sends_trains
+        assert not b.takes_trains
+        a.send_many([b"one", b"two", b"three"], b.local_addresses[0])
+        assert [b"one", b"two", b"three"] == [data for data, _, _ in await receive_all(b, 3)]
+        assert ({}, {}) == (a.drops, b.drops)
+
+
+async def test_other_systems_are_not_asked_for_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "_IS_LINUX", False)
+    async with opened() as a, opened() as b:
+        assert (False, False, False) == (a.sends_trains, a.takes_trains, b._has_kernel_stamps)
+        a.send_many([b"one", b"two"], b.local_addresses[0])
+        assert [b"one", b"two"] == [data for data, _, _ in await receive_all(b, 2)]
+
+
+async def test_train_of_tiny_datagrams_costs_bounded_work_and_the_rest_is_counted() -> None:
+    kind = telling((bytes(60_000), of_size(1)), (b"next", []))
+    b = UdpTransport([bound(kind)], Clock(), has_kernel_stamps=False, takes_trains=True)
+    first = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
+    assert [READ_SEGMENTS_MAX] == [len(data) for data, _, _, _ in first]
+    assert {"segments": 60_000 - READ_SEGMENTS_MAX} == b.drops
+    assert [b"next"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)]
+    await b.aclose()
+
+
+@pytest.mark.parametrize("size", [-5, 0, 4, 5, 65_535, 2**31 - 1])
+async def test_senseless_segment_sizes_do_no_harm(size: int) -> None:
+    b = UdpTransport([bound(telling((b"1234", of_size(size))))], Clock(), has_kernel_stamps=False, takes_trains=True)
+    batch = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
+    total = len(datagrams_of(batch)) + sum(b.drops.values())
+    assert 1 == total
+    await b.aclose()
+
+
+async def test_train_of_too_long_datagrams_is_dropped_and_each_is_counted() -> None:
+    b = UdpTransport([bound(telling((bytes(9000), of_size(3000)), (b"x", [])))], Clock(), has_kernel_stamps=False, takes_trains=True)
+    assert [b"x"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)]
+    assert {"truncated": 3} == b.drops
+    await b.aclose()
+
+
+@pytest.mark.needs("udp-trains")
+async def test_what_the_receive_buffer_has_no_room_for_is_counted() -> None:
+    async with opened() as a, opened() as b:
+        b._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        for _ in range(100):
+            a.send(bytes(1000), b.local_addresses[0])
+        received = 0
+        with trio.move_on_after(0.2):
+            while True:
+                received += len(await b.receive())
+        assert 0 < received < 100
+        assert {"buffer": 100 - received} == b.drops
+
+
+@pytest.mark.needs("udp-trains")
+async def test_serving_hands_over_whole_trains_or_single_datagrams() -> None:
+    async with opened() as a, opened() as b:
+        for served in (b.serve_trains, b.serve):
+            batches: list[list[Any]] = []
+            with trio.move_on_after(10) as scope:
+
+                def handle(batch: list[Any], batches: list[list[Any]] = batches, scope: trio.CancelScope = scope) -> None:
+                    batches.append(batch)
+                    scope.cancel()
+
+                a.send_many([b"one", b"two"], b.local_addresses[0])
+                await served(handle)
+            whole, single = [b"onetwo"], [b"one", b"two"]
+            assert (whole if served == b.serve_trains else single) == [item[0] for item in batches[0]]
 
 
 # -- closing -------------------------------------------------------------------------------------------------------------------------------

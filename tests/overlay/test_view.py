@@ -101,7 +101,7 @@ def test_a_certificate_is_stale_when_it_expires_and_refused_from_a_fast_clock() 
         {"boot": -1},
         {"seq": 2**32},
         {"seq": 2**64},
-        {"roles": Role(8)},
+        {"roles": Role(16)},
         {"expires_ns": WALL_NS},
         {"expires_ns": WALL_NS + 901 * S},
         {"group": b"short"},

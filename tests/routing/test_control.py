@@ -178,7 +178,7 @@ def test_the_reason_of_a_switch_says_what_was_measured() -> None:
     net, _ = congested(1, links=links_of(direct=81, east=158, west=171), jitter_ms=0.01)
     net.run(20.0)
     ((_, switch),) = net.switches()
-    assert switch.reason.split(" and ")[0] == "direct 231 ms"
+    assert switch.reason.startswith("direct 231 ms")
     assert "via us-east-1 158 ms, via us-west-2 171 ms" in switch.reason
     assert pytest.approx(73.0, abs=15.0) == switch.gain_ms
 

@@ -58,9 +58,9 @@ def congested(
 # -- death
 
 
-def test_a_killed_relay_is_left_for_the_next_within_850_ms(record_testsuite_property: Callable[[str, object], None]) -> None:
+def test_a_killed_relay_is_left_for_the_next_within_600_ms(record_testsuite_property: Callable[[str, object], None]) -> None:
     failovers, gaps = [], []
-    for seed in range(50):
+    for seed in range(25):
         kill = 118.0 + random.Random(seed).random()
         links = links_of(direct=81, east=108, west=121)
         links[VIA_EAST].is_up = down(kill)
@@ -68,7 +68,8 @@ def test_a_killed_relay_is_left_for_the_next_within_850_ms(record_testsuite_prop
         net.run(30.0)
         ((when, switch),) = [entry for entry in net.switches() if entry[0] >= kill]
         assert (VIA_EAST, VIA_WEST, None) == (switch.from_relays, switch.to_relays, switch.gain_ms)
-        assert [(VIA_EAST, True, False)] == [(died.relays, died.was_active, died.is_last) for died in net.events(PathDied)]
+        died = [event for moment, event in net.log if isinstance(event, PathDied) and moment >= kill]
+        assert [(VIA_EAST, True, False)] == [(event.relays, event.was_active, event.is_last) for event in died]
         failovers.append(when - kill)
         gaps.append(net.gap_s(kill))
     for name, figure in (
@@ -78,20 +79,20 @@ def test_a_killed_relay_is_left_for_the_next_within_850_ms(record_testsuite_prop
         ("gap_s_max", max(gaps)),
     ):
         record_testsuite_property(name, round(figure, 3))
-    assert max(failovers) <= 0.85
+    assert max(failovers) <= 0.6
 
 
 def test_when_both_relays_die_data_go_direct() -> None:
-    for seed in range(20):
+    for seed in range(10):
         links = links_of(direct=81, east=108, west=121)
         links[VIA_EAST].is_up = down(130.0)
         links[VIA_WEST].is_up = down(130.0)
         net, _ = congested(seed, links=links)
-        net.run(32.0)
+        net.run(33.5)
         ((when, switch),) = [entry for entry in net.switches() if entry[0] >= 130.0]
-        assert (VIA_EAST, DIRECT) == (switch.from_relays, switch.to_relays)
+        assert DIRECT == switch.to_relays
         assert when - 130.0 <= 1.1
-        assert {VIA_EAST, VIA_WEST} == {veto.relays for veto in net.events(PathVetoed)}
+        assert [DIRECT] == [path.relays for path in net.control.paths]
 
 
 def test_a_dead_standby_is_vetoed_and_replaced() -> None:

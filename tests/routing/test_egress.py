@@ -10,11 +10,22 @@ from hypothesis import strategies as st
 from srwan.errors import LimitExceeded
 from srwan.overlay.session import Session
 from srwan.routing import egress as module
-from srwan.routing.egress import FLOWS_PER_PEER_MAX, INBOX_PACKETS_MAX, AckArrived, AckDue, Egress, FlowClosed, FlowInbox, FlowPacket
+from srwan.routing.egress import (
+    FLOWS_PER_PEER_MAX,
+    INBOX_PACKETS_MAX,
+    AckArrived,
+    AckDue,
+    Egress,
+    FlowClosed,
+    FlowInbox,
+    FlowPacket,
+    NoticeArrived,
+    PathStatistics,
+)
 from srwan.routing.packet import seal_payload
-from srwan.routing.payload import RAW_NS_MAX, Ack, KeepAlive, Payload, PayloadKind
+from srwan.routing.payload import RAW_NS_MAX, Ack, DataFlags, KeepAlive, Notice, NoticeReason, Payload, PayloadKind
 from srwan.routing.relay import Delivered
-from srwan.routing.sid import Function, Sid
+from srwan.routing.sid import Function, Sid, locator_of
 from srwan.routing.srh import Srh
 from srwan.routing.traffic import Drops
 from srwan.testing.packets import SrNetwork, SrRouter
@@ -42,7 +53,7 @@ class Scene:
         return session
 
     def deliver(self, plaintext: bytes, *, path_tag: int = PATH_TAG, rx_ns: int = RX_NS, next_header: int = 253) -> object:
-        return self.deliver_sealed(seal_payload(self.end, plaintext), path_tag=path_tag, rx_ns=rx_ns, next_header=next_header)
+        return self.deliver_sealed(seal_payload(self.end, path_tag, plaintext), path_tag=path_tag, rx_ns=rx_ns, next_header=next_header)
 
     def deliver_sealed(self, payload: bytes, *, path_tag: int = PATH_TAG, rx_ns: int = RX_NS, next_header: int = 253) -> object:
         srh = Srh(next_header, 0, 0, (*self.relays, self.here.sid(Function.END_APP)))
@@ -239,7 +250,7 @@ def test_payload_confirms_the_session_that_sealed_it() -> None:
     assert here.sessions.current(peer.node_id) is None
     end = peer.sessions.current(here.node_id)
     assert end is not None
-    payload = seal_payload(end, Payload(PayloadKind.DATA, 0, 0, 0, b"").encode())
+    payload = seal_payload(end, 0, Payload(PayloadKind.DATA, 0, 0, 0, b"").encode())
     Egress(here.sessions, Drops()).receive(Delivered(peer.node_id, Srh.for_path((here.sid(Function.END_APP),)), 0, payload, 0))
     assert here.sessions.current(peer.node_id) is not None
 
@@ -247,16 +258,16 @@ def test_payload_confirms_the_session_that_sealed_it() -> None:
 def test_every_refused_payload_is_counted_by_reason() -> None:
     s = scene()
     data = Payload(PayloadKind.DATA, FLOW, 0, 0, b"hello").encode()
-    payload = seal_payload(s.end, data)
+    payload = seal_payload(s.end, PATH_TAG, data)
     s.deliver_sealed(payload)
     refused = {
         "payload-replay": payload,
         "payload-short": payload[:27],
         "payload-session": bytes(4) + payload[4:],
         "payload-auth": payload[:4] + (99).to_bytes(8, "little") + payload[12:],
-        "payload-kind": seal_payload(s.end, b"\x09" + data[1:]),
-        "payload-flags": seal_payload(s.end, data[:1] + b"\x01" + data[2:]),
-        "payload-length": seal_payload(s.end, data[:23]),
+        "payload-kind": seal_payload(s.end, PATH_TAG, b"\x09" + data[1:]),
+        "payload-flags": seal_payload(s.end, PATH_TAG, data[:1] + b"\x04" + data[2:]),
+        "payload-length": seal_payload(s.end, PATH_TAG, data[:23]),
     }
     assert [None] * len(refused) == [s.deliver_sealed(payload) for payload in refused.values()]
     assert s.deliver(data, next_header=4) is None
@@ -289,3 +300,147 @@ def test_random_sealed_bytes_never_raise_and_are_counted(payload: bytes) -> None
     before = sum(FUZZ.drops.by_reason.values())
     assert FUZZ.deliver_sealed(payload) is None
     assert sum(FUZZ.drops.by_reason.values()) == before + 1
+
+
+# -- answers to DATA, ways back, notices
+
+
+def answers(s: Scene) -> list[AckDue]:
+    waiting = iter(s.egress.next_waiting, None)
+    return [each for each in waiting if isinstance(each, AckDue)]
+
+
+def test_data_are_answered_as_often_as_the_ingress_asked_for() -> None:
+    s = scene()
+    s.data(0)
+    assert [] == answers(s)
+    s.keepalive(0, KeepAlive(1, 1, answer_ms=100))
+    for seq, at_ms in enumerate((50, 99, 100, 101, 199, 205), 1):
+        s.deliver(Payload(PayloadKind.DATA, FLOW, seq, RX_NS, b"x").encode(), rx_ns=RX_NS + at_ms * 1_000_000)
+    first, second = answers(s)
+    assert (True, 3, 100_000_000, 4, 3) == (
+        first.ack.is_for_data,
+        first.ack.keepalive_seq,
+        first.ack.keepalive_raw_ns,
+        first.ack.packets,
+        first.ack.highest_seq,
+    )
+    assert (6, 7) == (second.ack.keepalive_seq, second.ack.packets)
+    assert (*reversed(s.relays), s.peer.sid(Function.END_APP)) == first.path
+
+
+def test_data_are_never_answered_more_often_than_every_20_ms_and_not_at_all_when_not_asked() -> None:
+    s = scene()
+    s.keepalive(0, KeepAlive(1, 1, answer_ms=1))
+    for seq in range(1000):
+        s.deliver(Payload(PayloadKind.DATA, FLOW, seq, 0, b"x").encode(), rx_ns=RX_NS + seq * 1_000_000)
+    assert 50 >= len(answers(s)) >= 47
+    s.keepalive(1, KeepAlive(1, 1))
+    s.deliver(Payload(PayloadKind.DATA, FLOW, 1000, 0, b"x").encode(), rx_ns=RX_NS + 10**12)
+    assert [] == answers(s)
+
+
+def test_answers_take_the_way_that_the_ingress_asks_for() -> None:
+    s = scene()
+    other = NodeId(b"\x07" * 32)
+    due = s.keepalive(0, KeepAlive(0, 0, answer_ms=20, back=(locator_of(other),)))
+    way = (Sid.of(other, Function.END), s.peer.sid(Function.END_APP))
+    assert way == due.path
+    once = s.keepalive(1, KeepAlive(0, 0, answer_ms=20, back=(), is_once=True))
+    assert way[1:] == once.path
+    s.deliver(Payload(PayloadKind.DATA, FLOW, 0, 0, b"x").encode(), rx_ns=RX_NS + 10**9)
+    assert [way] == [each.path for each in answers(s)]
+
+
+@pytest.mark.parametrize("who", ["sender", "here", "twice"])
+def test_a_way_back_that_visits_a_node_twice_is_refused(who: str) -> None:
+    s = scene()
+    other = locator_of(NodeId(b"\x07" * 32))
+    back = {"sender": (locator_of(s.peer.node_id),), "here": (locator_of(s.here.node_id),), "twice": (other, other)}[who]
+    assert s.deliver(Payload(PayloadKind.KEEPALIVE, 0, 0, 0, KeepAlive(0, 0, back=back).encode()).encode()) is None
+    assert s.drops.by_reason == {"loop": 1}
+
+
+def test_keepalives_beyond_their_rate_are_dropped() -> None:
+    s = scene()
+    body = KeepAlive(0, 0).encode()
+    made = [s.deliver(Payload(PayloadKind.KEEPALIVE, 0, seq, 0, body).encode()) for seq in range(100)]
+    assert module.TAG_KEEPALIVES_BURST == sum(isinstance(each, AckDue) for each in made)
+    assert s.drops.by_reason == {"keepalive-rate": 100 - module.TAG_KEEPALIVES_BURST}
+
+
+def test_keepalives_on_many_tags_are_bounded_per_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PEER_KEEPALIVES_BURST", 40)
+    s = scene()
+    body = KeepAlive(0, 0).encode()
+    made = [s.deliver(Payload(PayloadKind.KEEPALIVE, 0, 0, 0, body).encode(), path_tag=tag) for tag in range(100)]
+    assert 40 == sum(isinstance(each, AckDue) for each in made)
+
+
+def test_a_notice_is_handed_on() -> None:
+    s = scene()
+    notice = Notice(NoticeReason.NO_SESSION, bytes(8))
+    outcome = s.deliver(Payload(PayloadKind.NOTICE, 0, 0, 0, notice.encode()).encode())
+    assert NoticeArrived(s.peer.node_id, PATH_TAG, notice) == outcome
+
+
+# -- several paths
+
+
+def send(s: Scene, seq: int, flags: DataFlags, *, at_ms: int = 0, hold_ms: int = 0, path_tag: int = PATH_TAG) -> FlowInbox:
+    payload = Payload(PayloadKind.DATA, FLOW, seq, 0, bytes([seq]), flags, hold_ms)
+    inbox = s.deliver(payload.encode(), path_tag=path_tag, rx_ns=RX_NS + at_ms * 1_000_000)
+    assert isinstance(inbox, FlowInbox)
+    return inbox
+
+
+def test_of_a_packet_sent_on_two_paths_the_second_copy_is_dropped_and_both_count_for_their_path() -> None:
+    s = scene()
+    inbox = s.egress.claim(s.peer.node_id, FLOW)
+    for seq in range(3):
+        send(s, seq, DataFlags.REPEATED)
+        send(s, seq, DataFlags.REPEATED, path_tag=PATH_TAG + 1)
+    assert ([0, 1, 2], 3, 3) == ([packet.seq for packet in inbox.take()], inbox.repeated, inbox.received)
+    receptions = [s.egress.receptions.peek(s.peer.node_id, tag) for tag in (PATH_TAG, PATH_TAG + 1)]
+    assert [3, 3] == [reception.packets for reception in receptions if reception is not None]
+
+
+def test_packets_of_several_paths_are_put_in_order_and_a_gap_is_given_up_in_time() -> None:
+    s = scene()
+    inbox = s.egress.claim(s.peer.node_id, FLOW)
+    for at_ms, seq in enumerate((0, 2, 1, 4, 5)):
+        send(s, seq, DataFlags.ORDERED, at_ms=at_ms, hold_ms=50)
+    assert ([0, 1, 2], 5) == ([packet.seq for packet in inbox.take()], inbox.received)
+    assert RX_NS + 53_000_000 == inbox.due_ns
+    inbox.release_due(RX_NS + 52_999_999)
+    assert 0 == len(inbox)
+    inbox.release_due(RX_NS + 53_000_000)
+    assert ([4, 5], 0) == ([packet.seq for packet in inbox.take()], inbox.octets)
+    assert inbox.due_ns is None
+
+
+def test_packets_held_back_count_for_the_bounds_and_are_dropped_with_the_flow() -> None:
+    s = scene()
+    inbox = send(s, 1, DataFlags.ORDERED, hold_ms=50)
+    assert (1, 0) == (inbox.octets, len(inbox))
+    s.egress.release(inbox)
+    assert (0, 0) == (inbox.octets, s.egress._queued.octets)
+
+
+# -- expected against measured
+
+
+def test_statistics_of_a_path_with_data_wait_after_ten_seconds() -> None:
+    s = scene()
+    owners = {relay: NodeId(bytes([1 + place]) * 32) for place, relay in enumerate(s.relays)}
+    s.egress = Egress(s.here.sessions, s.drops, owners.get)
+    s.keepalive(0, KeepAlive(0, 0))
+    for seq in range(10):
+        s.deliver(Payload(PayloadKind.DATA, FLOW, seq, RX_NS - 30_000_000, b"x" * 1000).encode())
+    told = KeepAlive(10, 10_000, 20_000_000, 0)
+    due = s.deliver(Payload(PayloadKind.KEEPALIVE, 0, 1, 0, told.encode()).encode(), rx_ns=RX_NS + 10_000_000_000)
+    assert isinstance(due, AckDue)
+    made = s.egress.next_waiting()
+    relays = (NodeId(b"\x01" * 32), NodeId(b"\x02" * 32))
+    assert PathStatistics(s.peer.node_id, relays, PATH_TAG, 20.0, 30.0, 0.0, 0.0, 8.0, 10, 10.0) == made
+    assert s.egress.next_waiting() is None

@@ -17,6 +17,7 @@ from srwan.routing.packet import PACKET_BYTES_MAX, build_packet, open_packet, op
 from srwan.routing.payload import DATA_BYTES_MAX, Payload, PayloadKind
 from srwan.routing.sid import Function, Sid
 from srwan.routing.srh import SEGMENTS_MAX, Srh
+from srwan.testing.packets import SrNetwork
 from srwan.types import NodeId
 
 DATA = Path(__file__).parents[1] / "data"
@@ -42,7 +43,7 @@ def only(session: Session) -> dict[int, Session]:
 
 
 def sealed(a: Session, body: bytes = b"hello") -> bytes:
-    payload = seal_payload(a, Payload(PayloadKind.DATA, 1, 2, 3, body).encode())
+    payload = seal_payload(a, PATH_TAG, Payload(PayloadKind.DATA, 1, 2, 3, body).encode())
     return build_packet(a, Srh.for_path(PATH), PATH_TAG, payload)
 
 
@@ -56,7 +57,7 @@ def test_packet_has_the_documented_bytes() -> None:
     """Golden vector for every data plane, derived here from the description alone."""
     plaintext = struct.pack("<BBHIQq", 1, 0, 0, 1, 2, 3) + b"hello"
     head = struct.pack("<IQ", OTHER_INDEX, 0)
-    payload = head + AESGCM(KEYS[2]).encrypt(bytes(12), plaintext, head)
+    payload = head + AESGCM(KEYS[2]).encrypt(bytes(12), plaintext, head + struct.pack("<Q", PATH_TAG))
     header = struct.pack("<BBHIQQ", 0x21, 0, len(payload), OTHER_INDEX, 0, PATH_TAG)
     srh = bytes([253, 4, 4, 1, 1, 0, 0, 0]) + PATH[1] + PATH[0]
     expected = header + AESGCM(KEYS[0]).encrypt(bytes(12), srh, header) + payload
@@ -72,7 +73,7 @@ def test_nonce_is_four_zero_bytes_and_the_counter() -> None:
     nonce = bytes(4) + (0x0102).to_bytes(8, "little")
     assert Srh.for_path(PATH).encode() == AESGCM(KEYS[0]).decrypt(nonce, packet[24:payload_at], header)
     inner = packet[payload_at:]
-    assert b"hello" == AESGCM(KEYS[2]).decrypt(nonce, inner[12:], inner[:12])[24:]
+    assert b"hello" == AESGCM(KEYS[2]).decrypt(nonce, inner[12:], inner[:12] + PATH_TAG.to_bytes(8, "little"))[24:]
 
 
 def test_the_receiver_gets_what_was_sealed() -> None:
@@ -80,7 +81,7 @@ def test_the_receiver_gets_what_was_sealed() -> None:
     packet = sealed(a, b"x" * 700)
     session, srh, path_tag, payload_at = open_packet(only(b).get, packet)
     assert (b, Srh.for_path(PATH), PATH_TAG) == (session, Srh.decode(srh), path_tag)
-    session, plaintext = open_payload(only(b).get, packet[payload_at:])
+    session, plaintext = open_payload(only(b).get, PATH_TAG, packet[payload_at:])
     assert (b, Payload(PayloadKind.DATA, 1, 2, 3, b"x" * 700)) == (session, Payload.decode(plaintext))
 
 
@@ -99,7 +100,7 @@ def test_application_datagram_fits_with_eight_segments() -> None:
     a, _ = pair()
     nodes = [NodeId(bytes([i]) * 32) for i in range(SEGMENTS_MAX)]
     srh = Srh.for_path(tuple(Sid.of(node, Function.END) for node in nodes))
-    packet = build_packet(a, srh, 0, seal_payload(a, Payload(PayloadKind.DATA, 0, 0, 0, bytes(DATA_BYTES_MAX)).encode()))
+    packet = build_packet(a, srh, 0, seal_payload(a, 0, Payload(PayloadKind.DATA, 0, 0, 0, bytes(DATA_BYTES_MAX)).encode()))
     assert len(packet) <= PACKET_BYTES_MAX
 
 
@@ -107,7 +108,7 @@ def test_ipv6_minimum_mtu_fits_with_four_segments() -> None:
     a, _ = pair()
     nodes = [NodeId(bytes([i]) * 32) for i in range(4)]
     srh = Srh.for_path(tuple(Sid.of(node, Function.END) for node in nodes))
-    assert len(build_packet(a, srh, 0, seal_payload(a, bytes(1280)))) <= PACKET_BYTES_MAX
+    assert len(build_packet(a, srh, 0, seal_payload(a, 0, bytes(1280)))) <= PACKET_BYTES_MAX
 
 
 def test_packet_beyond_the_mtu_is_not_built_and_uses_no_counter() -> None:
@@ -151,10 +152,10 @@ def test_replayed_packet_is_refused() -> None:
 def test_replayed_payload_in_a_new_packet_is_refused() -> None:
     """A relay cannot have one payload counted twice."""
     a, b = pair()
-    payload = seal_payload(a, b"once")
-    open_payload(only(b).get, payload)
+    payload = seal_payload(a, PATH_TAG, b"once")
+    open_payload(only(b).get, PATH_TAG, payload)
     with pytest.raises(StaleRecord) as caught:
-        open_payload(only(b).get, payload)
+        open_payload(only(b).get, PATH_TAG, payload)
     assert caught.value.reason == "payload-replay"
 
 
@@ -209,16 +210,48 @@ def test_any_bit_changed_in_the_payload_is_refused_by_the_egress_only() -> None:
         changed[bit // 8] ^= 1 << bit % 8
         assert open_packet(only(b).get, bytes(changed))[3] == payload_at
         with pytest.raises((BadSignature, DecodeError)) as caught:
-            open_payload(only(b).get, bytes(changed[payload_at:]))
+            open_payload(only(b).get, PATH_TAG, bytes(changed[payload_at:]))
         reasons.add(caught.value.reason)
         assert b.end_open.window.highest == -1
     assert reasons == {"payload-auth", "payload-session"}
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_payload_opens_only_under_the_path_tag_it_was_sealed_for(path_tag: int, claimed: int) -> None:
+    """A relay that relabels a packet is found by the egress; the window does not move, so the true one may still come."""
+    a, b = pair()
+    payload = seal_payload(a, path_tag, b"x")
+    if claimed != path_tag:
+        with pytest.raises(BadSignature) as caught:
+            open_payload(only(b).get, claimed, payload)
+        assert caught.value.reason == "payload-auth"
+        assert b.end_open.window.highest == -1
+    assert (b, b"x") == open_payload(only(b).get, path_tag, payload)
+
+
+def test_relay_that_relabels_data_is_found_by_the_egress() -> None:
+    """The relay has the link keys, so it can seal any path tag for the next hop; what the ends sealed does not follow."""
+    network = SrNetwork()
+    ingress, relay, egress = network.line()
+    path = (relay.sid(), egress.sid(Function.END_APP))
+    data = Payload(PayloadKind.DATA, 1, 0, 0, b"hello").encode()
+    for tag_at_relay in (PATH_TAG, PATH_TAG + 1):
+        assert ingress.forwarder.send_payload(path, PATH_TAG, egress.node_id, data)
+        datagram = network.queue.popleft()
+        _, srh, path_tag, payload_at = open_packet(relay.sessions.by_index, datagram.data)
+        assert path_tag == PATH_TAG
+        link = relay.sessions.current(egress.node_id)
+        assert link is not None
+        relay.send(build_packet(link, Srh.decode(srh).advanced(), tag_at_relay, datagram.data[payload_at:]), egress.address)
+        network.run()
+    assert egress.drops == {"payload-auth": 1}
+    assert {(ingress.node_id, PATH_TAG): 1} == {key: count.packets for key, count in egress.forwarder.counters().received.items()}
+
+
 def test_payload_of_a_closed_session_is_refused() -> None:
     a, _ = pair()
     with pytest.raises(DecodeError) as caught:
-        open_payload(lambda _: None, seal_payload(a, b""))
+        open_payload(lambda _: None, 0, seal_payload(a, 0, b""))
     assert caught.value.reason == "payload-session"
 
 
@@ -229,7 +262,7 @@ def test_random_bytes_raise_nothing_but_remote_errors(data: bytes) -> None:
         with pytest.raises(RemoteProtocolError):
             open_packet(only(b).get, start)
         with pytest.raises(RemoteProtocolError):
-            open_payload(only(b).get, start)
+            open_payload(only(b).get, 0, start)
 
 
 @given(st.integers(-200, 200), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6))

@@ -151,11 +151,13 @@ def test_a_blamed_path_is_vetoed_and_needs_more_answers_when_it_comes_back() -> 
     bench = Bench()
     bench.update(0.0, a=60, b=65)
     bench.kill((A,), 1.0, is_blamed=True)
-    bench.pool.bury(bench.home, bench.home, lambda _path: "it died", 1.0)
+    bench.pool.bury(bench.home, bench.home, lambda _path: "it died", 1.3)
+    assert (A,) in bench.watched
+    bench.pool.bury(bench.home, bench.home, lambda _path: "it died", 1.5)
     assert PathVetoed((A,), 30.0, 1, "it died") == bench.told[-1]
-    bench.update(30.9, a=60, b=65)
+    bench.update(31.4, a=60, b=65)
     assert [(), (B,)] == bench.watched
-    bench.update(31.1, a=60, b=65)
+    bench.update(31.6, a=60, b=65)
     assert CONFIRMATIONS_AFTER_VETO == bench.pool.paths[(A,)].confirmations
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from srwan.routing.relay import NeedSession
 from srwan.routing.sid import Function, Sid
 from srwan.routing.traffic import TrafficCount
 from srwan.testing.packets import HOP_NS, InFlight, SrNetwork, SrRouter
-from srwan.types import PeerMisbehaved
+from srwan.types import PeerMisbehaved, UdpAddress
 
 PATH_TAG, FLOW = 0xC0FFEE, 42
 MS = 1_000_000
@@ -288,6 +290,59 @@ def test_claimed_flow_gets_its_data_and_released_flow_does_not() -> None:
     (fresh,) = egress.ready_flows()
     assert fresh is not inbox
     assert (False, 0) == (fresh.is_claimed, len(inbox))
+
+
+def test_payloads_sent_together_arrive_in_order_and_are_counted() -> None:
+    network = SrNetwork()
+    routers = ingress, _, egress = network.line()
+    payloads = [Payload(PayloadKind.DATA, FLOW, seq, network.now_ns, bytes([seq])).encode() for seq in range(70)]
+    batches: list[int] = []
+
+    def send_many(datagrams: Sequence[bytes], destination: UdpAddress) -> None:
+        batches.append(len(datagrams))
+        for data in datagrams:
+            ingress.send(data, destination)
+
+    ingress.forwarder._send_many = send_many
+    assert 70 == ingress.forwarder.send_payloads(path_over(list(routers)), PATH_TAG, egress.node_id, payloads)
+    assert [70] == batches
+    network.run()
+    assert [bytes([seq]) for seq in range(70)] == bodies(egress)
+    assert TrafficCount(70, 70) == ingress.forwarder.sent(egress.node_id, PATH_TAG)
+
+
+def test_payloads_that_cannot_be_sent_are_said_once_and_not_counted_as_sent() -> None:
+    for missing in (1, 2):
+        network = SrNetwork()
+        routers = network.line()
+        ingress, egress = routers[0], routers[-1]
+        ingress.sessions.drop_peer(routers[missing].node_id)
+        payload = Payload(PayloadKind.DATA, FLOW, 0, 0, b"x").encode()
+        assert 0 == ingress.forwarder.send_payloads(path_over(routers), PATH_TAG, egress.node_id, [payload] * 5)
+        assert 0 == ingress.forwarder.send_payloads(path_over(routers), PATH_TAG, egress.node_id, [])
+        assert NeedSession(routers[missing].node_id) == ingress.forwarder.next_event()
+        assert {"no-session": 1} == ingress.drops
+        assert TrafficCount(0, 0) == ingress.forwarder.sent(egress.node_id, PATH_TAG)
+        assert not network.queue
+
+
+def test_too_long_payload_keeps_back_all_that_were_to_leave_with_it() -> None:
+    network = SrNetwork()
+    routers = network.line()
+    with pytest.raises(ValueError, match="does not fit"):
+        routers[0].forwarder.send_payloads(path_over(routers), PATH_TAG, routers[-1].node_id, [bytes(10), bytes(1500)])
+    assert not network.queue
+
+
+def test_answer_to_a_keepalive_leaves_at_once_and_waits_for_no_data() -> None:
+    network = SrNetwork()
+    routers = ingress, _, egress = network.line()
+    held: list[bytes] = []
+    egress.forwarder._send_many = lambda datagrams, _: held.extend(datagrams)
+    send(network, list(routers), PayloadKind.KEEPALIVE, KeepAlive(0, 0).encode(), flow=0)
+    network.run()
+    assert isinstance(ingress.forwarder.next_event(), AckArrived)
+    assert not held
 
 
 def test_peer_that_left_leaves_nothing() -> None:

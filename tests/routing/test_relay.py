@@ -319,7 +319,7 @@ def test_random_datagram_never_raises_and_is_counted(data: bytes, names_a_sessio
 def test_payload_is_sealed_for_the_egress_and_not_for_the_relay() -> None:
     s = scene()
     plaintext = b"only the egress reads this"
-    payload = seal_payload(current(s.ingress, s.egress), plaintext)
+    payload = seal_payload(current(s.ingress, s.egress), PATH_TAG, plaintext)
     outcome = s.process(s.packet(payload=payload))
     assert isinstance(outcome, tuple)
     assert payload == outcome[0][-len(payload) :]

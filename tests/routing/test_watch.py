@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from srwan.errors import RemoteProtocolError, StaleRecord
 from srwan.routing.payload import Ack, KeepAlive, PayloadKind
 from srwan.routing.policy import PathPolicy
-from srwan.routing.watch import EXTRA_MAX, LOSS_MS_MAX, OPENING_S, OUTSTANDING_MAX, PathPacket, PathWatch
+from srwan.routing.silence import OPENING_S
+from srwan.routing.watch import EXTRA_MAX, LOSS_MS_MAX, OUTSTANDING_MAX, PathPacket, PathWatch
 from srwan.types import NodeId
 
 RELAYS = (NodeId(b"\x01" * 32),)
@@ -56,7 +57,7 @@ def test_first_keepalive_is_due_at_once_and_says_what_data_was_sent() -> None:
     watch.count_data(2, 1500)
     _, packet = send(watch, 3.0)
     assert (RELAYS, TAG, PayloadKind.KEEPALIVE, 0) == (packet.relays, packet.path_tag, packet.kind, packet.seq)
-    assert KeepAlive(2, 1500) == KeepAlive.decode(packet.body)
+    assert KeepAlive(2, 1500, answer_ms=100) == KeepAlive.decode(packet.body)
     assert watch.keepalive_to_send(3.0) is None
 
 
@@ -233,3 +234,85 @@ def test_unanswered_keepalives_are_bounded() -> None:
     for _ in range(5000):
         send(watch)
     assert len(watch._outstanding) <= OUTSTANDING_MAX + 1
+
+
+# -- DATA that are answered, other ways back
+
+
+def data_ack(seq: int, packets: int, raw_ms: float = 50.0, *, rate_kbps: int = 0) -> Ack:
+    return Ack(TAG, seq, int(raw_ms * 1e6), packets, packets * 1000, None, seq, rate_kbps, rate_kbps * 2, is_for_data=True)
+
+
+def flowing(seconds: float = 1.0) -> tuple[PathWatch, float]:
+    """A watch with 100 packets/s whose DATA were answered every 100 ms, all answers 50 ms after the question; the time at the end."""
+    watch = open_watch()
+    _, packet = send(watch, 0.0)
+    watch.receive_ack(ack(packet.seq), 0.05)
+    now = 0.05
+    under_way: list[tuple[float, int]] = []
+    for seq in range(round(seconds * 100)):
+        now = 0.1 + seq * 0.01
+        watch.count_data(1, 1000, now, seq)
+        if seq % 10 == 5 and seq >= 15:
+            watch.receive_ack(data_ack(seq - 5, seq - 4), now)
+        if (keepalive := watch.keepalive_to_send(now)) is not None:
+            under_way.append((now + 0.05, keepalive.seq))
+        if under_way and under_way[0][0] <= now:
+            watch.receive_ack(ack(under_way.pop(0)[1], packets=seq - 4), now)
+    return watch, now
+
+
+def test_answered_data_put_keepalives_off_but_for_one_a_second() -> None:
+    watch, _ = flowing(5.0)
+    assert 5 <= watch._seq <= 8
+    assert 0.0 == watch.loss
+
+
+def test_answers_to_data_make_as_many_samples_as_keepalives_would() -> None:
+    watch, now = flowing(5.0)
+    recent = [sample.arrived_at for sample in watch.samples]
+    assert (10, True) == (len(recent), 1.6 <= recent[-1] - recent[0] <= 2.2)
+    assert now - watch.newest_at <= 0.25
+
+
+@pytest.mark.parametrize(("seq", "reason"), [(1000, "ack-unsent"), (95, "ack-late"), (3, "ack-late")])
+def test_answers_to_data_that_do_not_fit_are_refused(seq: int, reason: str) -> None:
+    watch, now = flowing(1.0)
+    with pytest.raises(RemoteProtocolError) as caught:
+        watch.receive_ack(data_ack(95, 96), now)
+        watch.receive_ack(data_ack(seq, 97), now)
+    assert reason == caught.value.reason
+
+
+def test_loss_of_data_is_seen_in_their_answers() -> None:
+    watch = open_watch()
+    _, packet = send(watch, 0.0)
+    watch.receive_ack(ack(packet.seq), 0.05)
+    received = 0
+    for seq in range(600):
+        now = 0.1 + seq * 0.01
+        watch.count_data(1, 1000, now, seq)
+        received += seq % 4 != 0
+        if seq % 10 == 9:
+            watch.receive_ack(data_ack(seq, received), now)
+    assert 0.22 <= watch.loss <= 0.27
+    assert watch.loss_ms > 10.0
+
+
+def test_rates_told_by_the_egress_are_kept_as_maxima() -> None:
+    watch, now = flowing(1.0)
+    watch.receive_ack(data_ack(95, 96, rate_kbps=800), now)
+    assert (800.0, 1600.0) == (watch.rate.value, watch.burst.value)
+
+
+def test_extra_keepalives_ask_in_turn_for_the_detour_and_for_the_own_way() -> None:
+    watch, now = flowing(1.0)
+    watch.detour = ()
+    asked: list[tuple[bytes, ...] | None] = []
+    while len(asked) < EXTRA_MAX:
+        now += 0.005
+        if now >= watch._extra_at and (packet := watch.keepalive_to_send(now)) is not None:
+            told = KeepAlive.decode(packet.body)
+            if told.is_once:
+                asked.append(told.back)
+    assert [(), None, (), None] == asked

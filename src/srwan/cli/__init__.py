@@ -20,6 +20,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "run a swarm of router processes on this machine and show what srwan does",
     "up": "run a segment router",
+    "status": "show what srwan holds in this machine's kernel, with the counters of its segments",
     "simulate": "run thousands of routers on a virtual network, with every fault from a seed",
     "replay": "replay a recorded latency trace and score the path policy on slices it has not seen",
     "ditex": "read a DITEX record store, verifying every signature",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -48,7 +48,7 @@ class SrRouter:
         self.address = address
         self.offset_ns = offset_ns
         self.sessions = Sessions(identity, rng, entropy=rng.randbytes)
-        self.forwarder = PortableForwarder(
+        self.forwarder = network.make_forwarder(
             identity.node_id, self.sessions, roles=roles, send=self.send, read_stamp_ns=lambda: network.now_ns + offset_ns
         )
         self._network = network
@@ -86,9 +86,11 @@ class SrNetwork:
 
     Args:
         seed: of identities and session keys.
+        make_forwarder: makes the data plane of a router, with the arguments of `PortableForwarder`.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, make_forwarder: Callable[..., PortableForwarder] = PortableForwarder) -> None:
+        self.make_forwarder = make_forwarder
         self._rng = random.Random(seed)
         self.now_ns = START_NS
         self.routers: dict[UdpAddress, SrRouter] = {}

@@ -18,7 +18,6 @@ import heapq
 import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from srwan.routing.finder import PathFinder, Relays
 from srwan.routing.path import PathSwitched
 from srwan.routing.payload import Ack, KeepAlive
 from srwan.routing.policy import PathPolicy
+from srwan.routing.sid import locator_of
 from srwan.routing.watch import PathPacket
 from srwan.types import NodeId
 
@@ -91,6 +91,10 @@ class PathLink:
     """Additional loss by time, forward only, 0..1."""
     is_up: Callable[[float], bool] = lambda _now: True
     """False while nothing passes in either direction."""
+    is_forward_up: Callable[[float], bool] = lambda _now: True
+    """False while nothing passes from ingress to egress."""
+    is_back_up: Callable[[float], bool] = lambda _now: True
+    """False while nothing passes from egress to ingress."""
     legs: int = 1
     """How often jitter and spikes strike each way."""
 
@@ -105,6 +109,18 @@ class Delivery:
     """True one-way latency, ms."""
     relays: Relays
     """The path it took."""
+    seq: int = 0
+    """Per flow, from 0."""
+
+
+@attrs.define
+class _Reception:
+    """What the egress knows of one path tag."""
+
+    packets: int = 0
+    answered_at: float = -math.inf
+    answer_s: float = math.inf
+    back: Relays | None = None
 
 
 class PathNetwork:
@@ -120,6 +136,7 @@ class PathNetwork:
         data_pps: DATA packets per second; 0 for none.
         predicted_ms: what the matrix says instead of the truth, ms one way.
         updates: whether the control gets a matrix at all.
+        answers_data: whether the egress answers DATA where it is asked to.
     """
 
     def __init__(
@@ -134,6 +151,7 @@ class PathNetwork:
         data_pps: float = 50.0,
         predicted_ms: dict[Relays, float] | None = None,
         updates: bool = True,
+        answers_data: bool = True,
     ) -> None:
         self.links = links
         self.now = START_S
@@ -149,7 +167,12 @@ class PathNetwork:
         """When keep-alives were sent, and on which path."""
         self._heap: list[tuple[float, int, Callable[[], bool]]] = []
         self._order = itertools.count()
-        self._received: Counter[int] = Counter()  # DATA packets by path tag
+        self._receptions: dict[int, _Reception] = {}  # by path tag
+        self._answers_data = answers_data
+        self._seq = itertools.count()
+        self._by_locator = {locator_of(node): node for relays in links for node in relays}
+        self.answers = 0
+        """Answers the egress sent, to keep-alives and to data."""
         self._data_pps = data_pps
         tags = itertools.count(1000)
         self.matrix = matrix_of(predicted_ms or {relays: link.base_ms for relays, link in links.items()})
@@ -190,27 +213,34 @@ class PathNetwork:
     def _cross(self, relays: Relays, forward: bool) -> float | None:
         """Return the latency of one crossing, ms, or None if the packet is lost."""
         link = self.links[relays]
-        if not link.is_up(self.now) or self._rng.random() < self._loss + (link.loss(self.now) if forward else 0.0):
+        if not (link.is_up(self.now) and (link.is_forward_up if forward else link.is_back_up)(self.now)):
+            return None
+        if self._rng.random() < self._loss + (link.loss(self.now) if forward else 0.0):
             return None
         return link.base_ms + (link.extra_ms(self.now) if forward else 0.0) + self._noise_ms(link.legs)
 
     def _send_data(self) -> bool:
-        relays, tag = self.control.active
-        self.control.data_sent(self.now, octets=DATA_BYTES)
-        latency_ms = self._cross(relays, forward=True)
-        if latency_ms is not None:
-            self._at(self.now + latency_ms / 1000, partial(self._take_data, Delivery(self.now, latency_ms, relays), tag))
+        seq = next(self._seq)
+        for relays, tag in self.control.routes():
+            self.control.data_sent(self.now, octets=DATA_BYTES, path_tag=tag, seq=seq)
+            latency_ms = self._cross(relays, forward=True)
+            if latency_ms is not None:
+                delivery = Delivery(self.now, latency_ms, relays, seq)
+                self._at(self.now + latency_ms / 1000, partial(self._take_data, delivery, tag))
         self._at(self.now + 1 / self._data_pps, self._send_data)
         return False
 
     def _take_data(self, delivery: Delivery, tag: int) -> bool:
         self.deliveries.append(delivery)
-        self._received[tag] += 1
+        reception = self._receptions.setdefault(tag, _Reception())
+        reception.packets += 1
+        if self._answers_data and self.now - reception.answered_at >= reception.answer_s:
+            way = delivery.relays if reception.back is None else reception.back
+            self._send_answer(way, self._make_ack(tag, reception, delivery.seq, delivery.latency_ms, is_for_data=True))
         return False
 
     def _send_keepalives(self) -> None:
         for packet in self.control.packets_to_send(self.now):
-            KeepAlive.decode(packet.body)
             self.keepalives.append((self.now, packet.relays))
             latency_ms = self._cross(packet.relays, forward=True)
             if latency_ms is None:
@@ -218,13 +248,27 @@ class PathNetwork:
             self._at(self.now + latency_ms / 1000, partial(self._answer, packet, latency_ms))
 
     def _answer(self, packet: PathPacket, latency_ms: float) -> bool:
+        asked = KeepAlive.decode(packet.body)
+        reception = self._receptions.setdefault(packet.path_tag, _Reception())
+        reception.answer_s = asked.answer_ms / 1000 if asked.answer_ms else math.inf
+        back = None if asked.back is None else tuple(self._by_locator[locator] for locator in asked.back)
+        if not asked.is_once:
+            reception.back = back
+        way = packet.relays if back is None else back
+        self._send_answer(way, self._make_ack(packet.path_tag, reception, packet.seq, latency_ms, is_for_data=False))
+        return False
+
+    def _make_ack(self, tag: int, reception: _Reception, seq: int, latency_ms: float, *, is_for_data: bool) -> Ack:
+        reception.answered_at = self.now
         raw_ns = int((latency_ms + CLOCK_OFFSET_MS + DRIFT * self.now * 1000) * 1e6)
-        received = self._received[packet.path_tag]
-        ack = Ack(packet.path_tag, packet.seq, raw_ns, received, received * DATA_BYTES, None, max(0, received - 1))
-        back_ms = self._cross(packet.relays, forward=False)
+        octets = reception.packets * DATA_BYTES
+        return Ack(tag, seq, raw_ns, reception.packets, octets, None, max(0, reception.packets - 1), is_for_data=is_for_data)
+
+    def _send_answer(self, way: Relays, ack: Ack) -> None:
+        self.answers += 1
+        back_ms = self._cross(way, forward=False)
         if back_ms is not None:
             self._at(self.now + back_ms / 1000, partial(self._take_answer, ack))
-        return False
 
     def _take_answer(self, ack: Ack) -> bool:
         self.control.receive_ack(ack, self.now)

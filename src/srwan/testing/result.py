@@ -29,6 +29,7 @@ class GroupResult:
     trace_digest: bytes
     """16 bytes over all that happened."""
     events: int
+    """Datagrams delivered, timers fired, actions of the simulator."""
     fuzzed: int
     """Hostile datagrams sent."""
     filled_s: float | None
@@ -38,8 +39,11 @@ class GroupResult:
     sent: dict[int, tuple[int, int]]
     """By frame type: datagrams and bytes."""
     lost: dict[str, int]
+    """Datagrams that did not arrive, by cause."""
     drops: dict[str, int]
+    """Datagrams that arrived and were refused, by reason."""
     conclusions: dict[str, int]
+    """Events of cores, by name."""
     invariants: dict[str, tuple[int, int]]
     """By name: checks, violations."""
     rss_mb: float

@@ -73,7 +73,8 @@ class SessionParty:
             return
         body = key.cipher.decrypt(packet[5:17], packet[17:], None)
         key.window.accept(counter)
-        session.moved_to(source)
+        if not packet[0]:  # under the link key: a packet under the end key may come over relays
+            session.moved_to(source, counter)
         self.sessions.confirm(session)
         self.received.add(body)
 
