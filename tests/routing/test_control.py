@@ -111,18 +111,18 @@ def test_ten_minutes_of_steady_noise_never_switch(east_ms: float) -> None:
 
 def test_a_single_spike_of_half_a_second_never_switches() -> None:
     spikes = 0
-    for seed in range(50):
+    for seed in range(25):
         start = 105.0 + random.Random(seed).random()
         links = links_of(direct=80, east=80, west=82)
         links[DIRECT].extra_ms = between(start, start + 0.17, 500.0)
         net = PathNetwork(links, seed=seed, loss=0.0, data_pps=0).run(10.0)
         spikes += sum(start <= when < start + 0.17 and relays == DIRECT for when, relays in net.keepalives)
         assert [] == net.switches()
-    assert spikes >= 35
+    assert spikes >= 17
 
 
 def test_a_lost_keepalive_or_two_never_switch() -> None:
-    for seed in range(50):
+    for seed in range(25):
         start = 105.0 + random.Random(seed).random()
         links = links_of(direct=80, east=80, west=82)
         links[DIRECT].loss = between(start, start + 0.38, 1.0)
@@ -153,7 +153,7 @@ def test_a_gain_between_leave_and_enter_changes_nothing_either_way() -> None:
 
 def test_congestion_on_direct_moves_data_within_one_and_a_half_seconds(record_testsuite_property: Callable[[str, object], None]) -> None:
     reactions, latencies, gaps = [], [], []
-    for seed in range(50):
+    for seed in range(20):
         net, start = congested(seed)
         net.run(30.0)
         ((when, switch),) = net.switches()
@@ -187,7 +187,7 @@ def test_data_return_to_direct_once_within_five_seconds_of_the_end_of_congestion
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     returns = []
-    for seed in range(50):
+    for seed in range(20):
         end = 122.0 + random.Random(-seed).random()
         net, _ = congested(seed, end=end, data_pps=0)
         net.run(50.0)
@@ -238,10 +238,10 @@ def test_a_direct_path_that_congests_again_and_again_is_returned_to_ever_more_sl
 
 def test_among_equals_the_choice_is_random() -> None:
     chosen = []
-    for seed in range(60):
+    for seed in range(40):
         net, _ = congested(seed, links=links_of(direct=80, east=90, west=91), data_pps=0)
         chosen.append(net.run(15.0).control.active[0])
-    assert 15 < chosen.count(VIA_EAST) < 45
+    assert 10 < chosen.count(VIA_EAST) < 30
 
 
 def test_decisions_of_routers_that_see_the_same_event_are_spread() -> None:
