@@ -22,6 +22,7 @@ Not here: what datagrams mean. Source: udp(7), ip(7), socket(7).
 from __future__ import annotations
 
 import errno
+import math
 import select
 import socket
 import struct
@@ -56,6 +57,8 @@ in a longer one frames would wait behind more than 7 ms of data at 1 Gbit/s."""
 ADDRESSES_MAX = 8
 ROUTES_MAX = 4096
 """Destinations whose socket is remembered; when more are met, all are looked up afresh."""
+BUSY_S = 0.002
+"""A socket that is ready again this soon after a read has more than a datagram now and then."""
 REFRESH_S = 0.5
 """Between two looks for steps of the wall clock too small to notice otherwise."""
 
@@ -120,6 +123,7 @@ class UdpTransport:
         self._by_family: dict[int, socket.socket] = {}
         for sock in sockets:
             self._by_family.setdefault(sock.family, sock)
+        self._ipv6 = frozenset(sock for sock in sockets if sock.family == socket.AF_INET6)  # asking a socket costs 0.5 us
         self._routes: dict[UdpAddress, Callable[[bytes, UdpAddress], int]] = {}
         self._refused_bytes: dict[UdpAddress, int] = {}  # of those in _routes: datagrams this long leave singly
         self._drops: Counter[str] = Counter()
@@ -223,10 +227,18 @@ class UdpTransport:
         await self.serve_trains(lambda trains: handle(datagrams_of(trains)))
 
     async def serve_trains(self, handle: Callable[[list[Train]], None]) -> None:
-        """As `serve`, trains in one piece."""
+        """As `serve`, trains in one piece.
+
+        One read when a socket was quiet, all that waits when it is ready again at once: control frames mostly come alone, and finding out
+        that nothing more is there costs as much as reading one.
+        """
+        read_at = dict.fromkeys(self._by_fileno, -math.inf)
 
         def read(fileno: int) -> None:
-            batch = self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX)
+            now = self._clock.now()
+            is_busy = now - read_at[fileno] < BUSY_S
+            batch = self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX if is_busy else 1)
+            read_at[fileno] = now
             if batch:
                 handle(batch)
 
@@ -299,7 +311,7 @@ class UdpTransport:
         to_stamp_ns = self._clock.stamp_from_realtime_ns
         is_kernel_stamped = self._has_kernel_stamps and self._is_clock_steady()
         shift_ns: int | None = None  # between the kernel's clock and ours: the same for all of a batch, but not for ever
-        is_ipv6 = sock.family == socket.AF_INET6
+        is_ipv6 = sock in self._ipv6
         count = 0
         while count < count_max:
             count += 1
