@@ -226,8 +226,8 @@ class UdpTransport:
     async def serve_trains(self, handle: Callable[[list[Train]], None]) -> None:
         """As `serve`, trains in one piece.
 
-        One read when a socket was quiet, all that waits when it was ready at the turn before: control frames mostly come alone, and finding out
-        that nothing more is there costs as much as reading one.
+        One read when a socket was quiet, all that waits when it was ready at the turn before: control frames mostly come alone, and finding
+        out that nothing more is there costs as much as reading one.
         """
         if self._is_closed:
             raise trio.ClosedResourceError("the UDP transport was closed")
