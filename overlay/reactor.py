@@ -157,12 +157,16 @@ class Reactor:
         if not self._watches.keys().isdisjoint(filenos):
             raise trio.BusyResourceError("the descriptor is watched already")
         watch = Watch(self, filenos, callback)
-        for fileno in watch.filenos:
-            if self._epoll is not None:
-                self._epoll.register(fileno, select.EPOLLIN)
-            else:
-                trio.lowlevel.spawn_system_task(watch._poll, fileno)
-            self._watches[fileno] = watch
+        try:
+            for fileno in watch.filenos:
+                if self._epoll is not None:
+                    self._epoll.register(fileno, select.EPOLLIN)
+                else:
+                    trio.lowlevel.spawn_system_task(watch._poll, fileno)
+                self._watches[fileno] = watch
+        except OSError:
+            watch.close()
+            raise
         return watch
 
     def alarm(self, callback: Callable[[], None], clock: MonotonicClock) -> Alarm:
@@ -227,8 +231,7 @@ class Reactor:
     def _forget(self, owned: _Owned) -> None:
         if isinstance(owned, Watch):
             for fileno in owned.filenos:
-                del self._watches[fileno]
-                if self._epoll is not None:
+                if self._watches.pop(fileno, None) is not None and self._epoll is not None and not self._epoll.closed:
                     self._epoll.unregister(fileno)
             for scope in owned._scopes:
                 scope.cancel()

@@ -272,6 +272,7 @@ class OverlayService:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_socket)
+                nursery.start_soon(self._alarm.until_failure)
                 nursery.start_soon(self._join_loop)
                 nursery.start_soon(self._book_loop)
                 task_status.started()

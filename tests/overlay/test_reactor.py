@@ -191,8 +191,11 @@ async def test_a_descriptor_is_watched_once(pair: tuple[socket.socket, socket.so
     reactor = current_reactor()
     with reactor.watch([a.fileno(), b.fileno()], lambda _: None), pytest.raises(trio.BusyResourceError):
         reactor.watch([b.fileno()], lambda _: None)
+    nobody = os.sysconf("SC_OPEN_MAX") - 1
     with pytest.raises(OSError, match=r"."):
-        reactor.watch([os.sysconf("SC_OPEN_MAX") - 1], lambda _: None)
+        reactor.watch([a.fileno(), nobody], lambda _: None)
+    with current_reactor().watch([a.fileno()], lambda _: None):  # nothing of what failed is left
+        pass
 
 
 def test_the_reactor_ends_with_its_last_user_and_each_run_has_its_own(pair: tuple[socket.socket, socket.socket]) -> None:

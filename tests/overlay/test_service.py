@@ -151,6 +151,26 @@ async def test_nodes_find_each_other_and_agree(autojump_clock: MockClock, count:
         assert [{}] * count == [node.service.drops for node in nodes]
 
 
+async def test_a_bug_in_what_a_timer_sends_ends_the_node_instead_of_its_timers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(Net(), 0)
+    flush_once = node.service._flush_once
+    failures = [ZeroDivisionError("a bug")]
+
+    def fail_once() -> bool:
+        if failures:
+            raise failures.pop()
+        return flush_once()
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            monkeypatch.setattr(node.service, "_flush_once", fail_once)
+            await trio.sleep(1000.0)  # certificates are renewed, so there is a timer
+            nursery.cancel_scope.cancel()
+
+
 async def test_twelve_nodes_agree_when_one_datagram_in_ten_is_lost(autojump_clock: MockClock) -> None:
     net = Net()
     rng = random.Random(3)
