@@ -142,3 +142,50 @@ class StoreUnavailable(LedgerError):
         self.where = where
         self.problem = problem
         self.remedy = remedy
+
+
+class SettlementUnavailable(LedgerError):
+    """The settlement engine cannot be reached, answers nonsense, or lost its state. Whether a transaction under way was taken is unknown:
+    sending it again is safe, for every operation either is idempotent or carries the nonce of its wallet."""
+
+    def __init__(self, where: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{where}: {problem}; {remedy}")
+        self.where = where
+        self.problem = problem
+        self.remedy = remedy
+
+
+class SettlementRefused(LedgerError):
+    """The settlement contract refused an operation. Nothing changed on it."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        super().__init__(f"the settlement contract refused {operation}: {reason}")
+        self.operation = operation
+        """Function of the contract."""
+        self.reason = reason
+        """The contract's word for it, see docs/settlement.md; empty if it gave none."""
+
+
+class InsufficientEscrow(LedgerError):
+    """A wallet has less than an operation needs. Nothing was sent."""
+
+    def __init__(self, what: str, needed_microtoken: int, held_microtoken: int) -> None:
+        super().__init__(
+            f"{what}: needs {needed_microtoken} microtokens, {held_microtoken} are free; deposit more, or lower the cap of the session"
+        )
+        self.needed_microtoken = needed_microtoken
+        self.held_microtoken = held_microtoken
+
+
+class TicketSpent(LedgerError):
+    """A ticket claims nothing beyond what was settled or signed before. What was paid stays paid, once."""
+
+
+class WalletLocked(LedgerError):
+    """A wallet file cannot be opened: missing, damaged, or the passphrase is wrong. Nothing was signed."""
+
+    def __init__(self, where: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{where}: {problem}; {remedy}")
+        self.where = where
+        self.problem = problem
+        self.remedy = remedy
