@@ -81,7 +81,8 @@ POLL_GAP_S = 5.0
 LEVEL_MAX = 5
 LEVEL_PARTED = 2
 LEVEL_S = 10.0
-"""One level of ill health is forgotten in so long."""
+"""One level of ill health is forgotten in so long, and no second one is reached sooner: a storm of some seconds, as when a hundred join,
+is made up for by what is shifted, and must not stretch all deadlines for the minute after it."""
 LEVEL_STRETCH = 0.5
 """Deadlines are 1 + level x this as long. Lifeguard takes 1; here sleep itself is made up for already."""
 STRETCH_MAX = 2.0
@@ -251,6 +252,7 @@ class Suspicion:
         self._poll_probes = len(PROBE_AT_S)
         self._level = 0
         self._level_at = -_NEVER
+        self._raised_at = -_NEVER
         self.drops: Counter[str] = Counter()
         """Output dropped, by reason."""
 
@@ -413,7 +415,10 @@ class Suspicion:
                 subject.silent_at = max(subject.silent_at, min(subject.silent_at + late_s, now))
         self._polled_at = min(self._polled_at + late_s, now)
         self._scan_at = now
-        self._set_level(self._level + 1, now)
+        is_lasting = now - self._raised_at >= LEVEL_S
+        if is_lasting:
+            self._raised_at = now
+        self._set_level(self._level + is_lasting, now)
 
     def _beat(self, now: float) -> None:
         """Take the slots that are due; what was slept over is not made up for twice."""

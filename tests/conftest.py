@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 
 from srwan.routing.planes import choose_plane
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 pytest_plugins = ["pytester"]
 
 # No deadlines: on a machine with two busy cores they measure the neighbours.
@@ -83,7 +85,20 @@ def missing_native() -> str:
     return "" if name == "native" else why
 
 
+def missing_etcd() -> str:
+    """Say why no etcd can be started here, or return an empty string."""
+    return "" if shutil.which("etcd") else "`etcd` is not installed (Debian package etcd-server)"
+
+
+def missing_anvil() -> str:
+    """Say why no EVM development node can be started here, or return an empty string."""
+    asked = subprocess.run([os.path.join(ROOT, "script", "anvil"), "--print"], capture_output=True, text=True, check=False)
+    return "" if asked.returncode == 0 else asked.stderr.strip() or "script/anvil knows none"
+
+
 NEEDS: dict[str, Callable[[], str]] = {
+    "anvil": missing_anvil,
+    "etcd": missing_etcd,
     "ipv6": missing_ipv6,
     "netns": missing_netns,
     "root": missing_root,
@@ -97,6 +112,18 @@ NEEDS: dict[str, Callable[[], str]] = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --require-needs."""
     parser.addoption("--require-needs", action="store_true", help="fail, rather than skip, tests whose needs are missing")
+
+
+WHOLE_MACHINE = ("cli/", "demo/", "swarm/", "testing/test_namespaces.py", "test_examples.py")
+"""Tests that start many processes, or look whether any is left on the machine: they run one after the other, whoever runs the others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes (script/test), keep each file in one of them, and all that need the machine for themselves, too."""
+    for item in items:
+        path = os.path.relpath(item.path, os.path.dirname(__file__))
+        item.add_marker(pytest.mark.xdist_group("machine" if path.startswith(WHOLE_MACHINE) else path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -327,6 +327,18 @@ def test_what_was_slept_over_is_nobodys_fault(slept_s: float) -> None:
     assert [HealthChanged(51), HealthChanged(0)] == watch.events
 
 
+def test_a_storm_of_late_batches_stretches_deadlines_once_and_a_lasting_one_more_often() -> None:
+    watch = Watch(30)
+    storm_s = LEVEL_S - 1
+    for _ in range(int(storm_s / 0.5)):
+        watch.run(0.5)
+        watch.core.behind(0.4, watch.now)
+    assert 51 == watch.core.health
+    watch.run(1.6)
+    watch.core.behind(0.4, watch.now)
+    assert 102 == watch.core.health
+
+
 @pytest.mark.parametrize(("lag_s", "accused_after_s"), [(0.2, 4.5), (1.5, 6.0)])
 def test_frames_that_waited_put_every_accusation_off_by_as_much(lag_s: float, accused_after_s: float) -> None:
     watch = Watch(30)
