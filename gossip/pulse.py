@@ -181,17 +181,17 @@ class Pulse:
         others = {node: members[node] for node in sorted(members.keys() - {self._identity.node_id})[: ENTRIES_MAX - 1]}
         for gone in [node for node in self._peers if node not in others]:
             del self._peers[gone]
-        added = False
+        comers = 0
         for node, address in others.items():
             if node in self._peers:
                 self._peers[node].address = address
             elif self._can_reach(node, address):
                 self._peers[node] = Inbound(address)
-                added = True
+                comers += 1
         if digest != self._roster.digest:
             self._described_until = now + DESCRIBED_S
         self.time.set_peers(self._peers, now)
-        is_change = added or len(self._peers) + 1 != len(self.matrix.members)
+        is_change = bool(comers) or len(self._peers) + 1 != len(self.matrix.members)
         if is_change:
             self.matrix.set_members(tuple(self._peers))
             for slot, node in enumerate(self.matrix.members):
@@ -204,7 +204,7 @@ class Pulse:
         if is_change:
             self._is_full = False
             self._members_at = now
-            self._note_change(now)
+            self._note_change(now, comers / max(1, len(self._peers)))
 
     def row_of(self, node: NodeId) -> SignedRow | None:
         """Return the latest row of another member, None if there is none. It may not be verified."""
@@ -552,9 +552,9 @@ class Pulse:
             if peer.heard_at >= now - self._fresh_s:
                 self.time.sample_taken(node, peer.last_ms)
 
-    def _note_change(self, now: float) -> None:
+    def _note_change(self, now: float, new_share: float = 1.0) -> None:
         self._rounds_since_change = 0
-        self._rounds.change(now)
+        self._rounds.change(now, new_share)
         self._expect_news(now, now)
 
     def _expect_news(self, now: float, last_at: float) -> None:

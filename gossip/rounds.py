@@ -14,6 +14,9 @@ __all__ = ["Rounds"]
 
 BURST_S = (0.3, 1.0, 2.2)
 """Extra rounds after a change."""
+BURST_SHARE_MIN = 0.1
+"""With fewer newcomers among the others no burst: their first samples are news, for one round, and the newcomers burst themselves. Three
+rounds of a hundred cost 2 s of two cores where all live on one machine, and nothing is missing when somebody leaves."""
 NEWS_S = 0.5
 """What is new is told within so long."""
 GROWING_S_MAX = 1.5
@@ -50,9 +53,9 @@ class Rounds:
         """Begin with regular rounds, at a random phase."""
         self._regular_at = now + self._rng.random() * self._period_s
 
-    def change(self, now: float) -> None:
-        """The membership changed: burst. Without effect before `start`."""
-        if self._regular_at == float("inf"):
+    def change(self, now: float, new_share: float = 1.0) -> None:
+        """The membership changed, this share of the others is new: burst, unless they are few. Without effect before `start`."""
+        if self._regular_at == float("inf") or new_share < BURST_SHARE_MIN:
             return
         if not self._extra:
             self._growing_since = now

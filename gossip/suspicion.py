@@ -86,6 +86,8 @@ is made up for by what is shifted, and must not stretch all deadlines for the mi
 LEVEL_STRETCH = 0.5
 """Deadlines are 1 + level x this as long. Lifeguard takes 1; here sleep itself is made up for already."""
 STRETCH_MAX = 2.0
+STALL_S = 1.0
+"""Shorter stalls are made up for by what is shifted alone: a hundred routers on two cores have them whenever one of them restarts."""
 GRACE_S = 6.0
 """Nobody is accused so soon after it became a member here, nor by a newcomer: a hundred that start at once are late with everything."""
 BEHIND_S = 0.3
@@ -415,10 +417,11 @@ class Suspicion:
                 subject.silent_at = max(subject.silent_at, min(subject.silent_at + late_s, now))
         self._polled_at = min(self._polled_at + late_s, now)
         self._scan_at = now
-        is_lasting = now - self._raised_at >= LEVEL_S
-        if is_lasting:
+        if late_s >= STALL_S and now - self._raised_at >= LEVEL_S:
             self._raised_at = now
-        self._set_level(self._level + is_lasting, now)
+            self._set_level(self._level + 1, now)
+        elif late_s >= STALL_S:
+            self._level_at = now
 
     def _beat(self, now: float) -> None:
         """Take the slots that are due; what was slept over is not made up for twice."""

@@ -125,3 +125,12 @@ def test_a_host_that_is_behind_tells_only_what_is_regular_until_it_has_caught_up
     rounds.change(regular_at)
     assert regular_at + 2.0 == rounds.due_at
     assert len(rounds._extra) <= len(BURST_S) + 1
+
+
+@pytest.mark.parametrize(("new_share", "is_burst"), [(0.0, False), (0.09, False), (0.11, True), (1.0, True)])
+def test_a_change_by_few_newcomers_or_none_makes_no_burst(new_share: float, is_burst: bool) -> None:
+    rounds = Rounds(10.0, random.Random(1))
+    rounds.start(0.0)
+    regular_at = rounds.due_at
+    rounds.change(0.0, new_share)
+    assert is_burst == (rounds.due_at < regular_at)
