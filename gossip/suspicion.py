@@ -81,13 +81,18 @@ POLL_GAP_S = 5.0
 LEVEL_MAX = 5
 LEVEL_PARTED = 2
 LEVEL_S = 10.0
-"""One level of ill health is forgotten in so long, and no second one is reached sooner: a storm of some seconds, as when a hundred join,
-is made up for by what is shifted, and must not stretch all deadlines for the minute after it."""
+"""One level of ill health is forgotten in so long."""
 LEVEL_STRETCH = 0.5
 """Deadlines are 1 + level x this as long. Lifeguard takes 1; here sleep itself is made up for already."""
 STRETCH_MAX = 2.0
 STALL_S = 1.0
-"""Shorter stalls are made up for by what is shifted alone: a hundred routers on two cores have them whenever one of them restarts."""
+"""A single shorter stall is made up for by what is shifted: a hundred routers on two cores have some whenever one of them restarts."""
+STALLS_S = 2.0
+"""Short stalls that go on for so long show a host that is starved, and probably its neighbours with it; each such time adds a level."""
+STALLS_GAP_S = 3.0
+"""After so long without a stall they have ended."""
+LEVEL_STALLED_MAX = 2
+"""Stalls add no more: deadlines are stretched to STRETCH_MAX then, and 20 s after a storm they are what they were."""
 GRACE_S = 6.0
 """Nobody is accused so soon after it became a member here, nor by a newcomer: a hundred that start at once are late with everything."""
 BEHIND_S = 0.3
@@ -255,6 +260,7 @@ class Suspicion:
         self._level = 0
         self._level_at = -_NEVER
         self._raised_at = -_NEVER
+        self._stalled_at = self._stalls_since = -_NEVER
         self.drops: Counter[str] = Counter()
         """Output dropped, by reason."""
 
@@ -417,11 +423,16 @@ class Suspicion:
                 subject.silent_at = max(subject.silent_at, min(subject.silent_at + late_s, now))
         self._polled_at = min(self._polled_at + late_s, now)
         self._scan_at = now
-        if late_s >= STALL_S and now - self._raised_at >= LEVEL_S:
-            self._raised_at = now
-            self._set_level(self._level + 1, now)
-        elif late_s >= STALL_S:
+        if now - self._stalled_at > STALLS_GAP_S:
+            self._stalls_since = now
+        self._stalled_at = now
+        if late_s < STALL_S and now - self._stalls_since < STALLS_S:
+            return
+        if now - self._raised_at < STALLS_S:
             self._level_at = now
+            return
+        self._raised_at = now
+        self._set_level(max(self._level, min(self._level + 1, LEVEL_STALLED_MAX)), now)
 
     def _beat(self, now: float) -> None:
         """Take the slots that are due; what was slept over is not made up for twice."""

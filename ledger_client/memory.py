@@ -8,9 +8,11 @@ import trio
 
 from srwan.errors import RemoteProtocolError
 from srwan.ledger_client.record import Key, Record, Version, check
+from srwan.ledger_client.report import NS_PER_S
 from srwan.ledger_client.store import (
     BATCH_RECORDS_MAX,
     EQUIVOCATIONS_MAX,
+    HISTORY_VERSIONS_MAX,
     PAGE_RECORDS_MAX,
     BatchOutcome,
     EquivocationProof,
@@ -20,9 +22,12 @@ from srwan.ledger_client.store import (
     Verdict,
     judge,
     refusal_of,
+    require_lease,
     require_page,
+    require_versions,
     sole_revision,
 )
+from srwan.types import NodeId
 
 __all__ = ["MemoryStore"]
 
@@ -33,6 +38,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._versions: dict[Key, dict[Version, StoredRecord]] = {}
         self._equivocations: dict[Key, EquivocationProof] = {}
+        self._leases: dict[str, tuple[NodeId, int]] = {}
         self._revision = 0
         self._changed = trio.Event()
         self._is_closed = False
@@ -95,6 +101,13 @@ class MemoryStore:
             return None
         return versions.get(max(versions) if version is None else version)
 
+    async def get_many(self, keys: Sequence[Key]) -> list[StoredRecord | None]:
+        """See `RecordStore.get_many`."""
+        require_page(max(1, len(keys)))
+        await self._turn()
+        held = (self._versions.get(key) for key in keys)
+        return [versions[max(versions)] if versions else None for versions in held]
+
     async def range(self, query: Query) -> list[StoredRecord]:
         """See `RecordStore.range`. Cost: a scan of all keys."""
         await self._turn()
@@ -121,21 +134,48 @@ class MemoryStore:
         stored = (each for versions in self._versions.values() for each in versions.values() if each.revision > after)
         return sorted(stored, key=lambda each: each.revision)
 
-    async def prune(self, expired_ns: int) -> int:
+    async def prune(self, expired_ns: int, *, versions_max: int = HISTORY_VERSIONS_MAX) -> int:
         """See `RecordStore.prune`."""
+        require_versions(versions_max)
         await self._turn()
         removed = 0
         for key, versions in list(self._versions.items()):
             if versions[max(versions)].record.expires_ns <= expired_ns:
                 gone = list(versions)
             else:
-                gone = [version for version, stored in versions.items() if stored.record.expires_ns <= expired_ns]
+                unexpired = sorted(each for each, stored in versions.items() if stored.record.expires_ns > expired_ns)
+                gone = sorted(versions.keys() - set(unexpired[-versions_max:]))
             for version in gone:
                 del versions[version]
             removed += len(gone)
             if not versions:
                 del self._versions[key]
         return removed
+
+    async def put_proof(self, proof: EquivocationProof) -> bool:
+        """See `RecordStore.put_proof`."""
+        await self._turn()
+        proof.require_proven()
+        if proof.key in self._equivocations or len(self._equivocations) >= EQUIVOCATIONS_MAX:
+            return False
+        self._equivocations[proof.key] = EquivocationProof.of(proof.held, proof.other)
+        return True
+
+    async def lease(self, name: str, holder: NodeId, lease_s: int, wall_ns: int) -> bool:
+        """See `RecordStore.lease`."""
+        require_lease(name, lease_s)
+        await self._turn()
+        held = self._leases.get(name)
+        if held is not None and held[0] != holder and held[1] > wall_ns:
+            return False
+        self._leases[name] = (holder, wall_ns + lease_s * NS_PER_S)
+        return True
+
+    async def release(self, name: str, holder: NodeId) -> None:
+        """See `RecordStore.release`."""
+        await self._turn()
+        if name in self._leases and self._leases[name][0] == holder:
+            del self._leases[name]
 
     async def equivocations(self, *, limit: int = PAGE_RECORDS_MAX) -> list[EquivocationProof]:
         """See `RecordStore.equivocations`."""

@@ -3,7 +3,16 @@
 Theory of operation. All newest records are read in pages and verified; what fails is counted by reason. Per group the newest report
 (epoch, then sequence, then the one with more rows) is taken. Each row it names is looked up in just the version it names and held
 against the digest the reporter signed; where the store has only a newer row of that member, that one is used and marked as not attested,
-since its own signature carries it. Whether a reporter was entitled to report is not in any record: pass `is_trusted` to say so.
+since its own signature carries it.
+
+When a row was filed to expire, and where, is the word of whoever filed it, and a row could be filed again and again. So a row counts as
+long as the report that names it, or names an older one of its member, and no longer: that expiry is signed. Its place is taken from the
+member's certificate. Rows that no report speaks of are not shown at all.
+
+Entitlement: the reporter's rank among its own roster in its epoch is computed again; only the first RANKS may report, and a report of
+another gives way to theirs. A reporter that shortens its roster until it ranks first leaves out members whose certificates are held: they
+are told (`unlisted`), and complain (`omissions`). An epoch in the future is refused, or it would be the newest for ever. Pass `is_trusted`
+for a rule of one's own.
 
 Reads are several transactions: while the node writes and prunes, a row may be gone between two of them. It is then missing, never wrong.
 
@@ -22,14 +31,19 @@ import numpy.typing as npt
 import trio
 
 from srwan.errors import RemoteProtocolError
+from srwan.gossip.reporter import RANKS, epoch_of, rank
 from srwan.gossip.row import Row, decode_owl_ms, entry_id, open_row
-from srwan.ledger_client.record import Key, Kind, Record, Version, report_of, verify
+from srwan.ledger_client.complaint import Omission, omission_of, report_digest
+from srwan.ledger_client.record import NOWHERE, Key, Kind, Record, Version, report_of, verify
 from srwan.ledger_client.report import GroupReport, row_digest
 from srwan.ledger_client.sqlite import SqliteStore
 from srwan.ledger_client.store import PAGE_RECORDS_MAX, Query, RecordStore, StoredRecord
-from srwan.types import NodeId
+from srwan.types import GeoAsn, NodeId
 
 __all__ = ["DitexContents", "GroupContents", "PublishedMatrix", "PublishedRow", "read_file", "read_matrix"]
+
+EPOCHS_AHEAD_MAX = 10
+"""How many epochs a report may be ahead of the reader's wall clock: ten minutes. Group time is the median of its members' clocks."""
 
 
 @attrs.frozen(slots=True)
@@ -39,6 +53,10 @@ class PublishedRow:
     record: Record
     is_attested: bool
     """The report names just these bytes; otherwise the row is newer than the report."""
+    expires_ns: int = 0
+    """Wall time, ns since 1970, from which it no longer counts: that of the report, or earlier if it was filed so."""
+    place: GeoAsn = NOWHERE
+    """Country and ASN by the member's certificate; nowhere without one."""
 
 
 @attrs.frozen(slots=True)
@@ -68,6 +86,17 @@ class GroupContents:
     """Members whose row the report names but the store does not hold in a form that verifies."""
     nodes: Mapping[NodeId, Record]
     """Verified certificates of members in the roster."""
+    reporter_rank: int = 0
+    """Place of the reporter among its roster in its epoch: 0 is the reporter, up to RANKS - 1 its standbys, others may not report."""
+    unlisted: tuple[NodeId, ...] = ()
+    """Holders of certificates of the group, valid when the report was issued, whom its roster does not name; rising."""
+    omissions: tuple[Omission, ...] = ()
+    """Proven complaints about this report, by complainant."""
+
+    @property
+    def is_entitled(self) -> bool:
+        """Say whether the reporter was an elected candidate, by the roster it signed."""
+        return self.reporter_rank < RANKS
 
     def matrix(self) -> PublishedMatrix:
         """Return the latencies of the group. Cost: one decoding per row, O(n^2)."""
@@ -123,6 +152,8 @@ class DitexContents:
     """Contradictions held that are proven (`Equivocation.is_proven`); counted among the first PAGE_RECORDS_MAX."""
     groups: tuple[GroupContents, ...]
     """By group id."""
+    unproven: int = 0
+    """Complaints that their subject signed but that show no omission."""
 
 
 def _trust_all(_report: GroupReport) -> bool:
@@ -132,13 +163,17 @@ def _trust_all(_report: GroupReport) -> bool:
 class _Reading:
     """State of one reading: counts, and the verified records by what the report will ask for."""
 
-    def __init__(self, is_trusted: Callable[[GroupReport], bool]) -> None:
+    def __init__(self, is_trusted: Callable[[GroupReport], bool], wall_ns: int) -> None:
         self._is_trusted = is_trusted
+        self._wall_ns = wall_ns
         self._refused_revisions: set[int] = set()
         self.records = 0
         self.refused: Counter[str] = Counter()
-        self.reports: dict[bytes, tuple[GroupReport, int]] = {}
+        self.reports: dict[bytes, tuple[GroupReport, StoredRecord]] = {}
         self.newest: dict[Key, Record] = {}
+        self.certified: dict[bytes, list[Record]] = {}
+        self.omissions: dict[bytes, list[Omission]] = {}
+        self.unproven = 0
 
     def admit(self, stored: StoredRecord) -> bool:
         """Count and verify one record. Say whether it is good. One that was refused before is not counted again."""
@@ -159,22 +194,42 @@ class _Reading:
                 continue
             if stored.record.kind is Kind.REPORT:
                 self._take_report(stored)
-            else:
+            elif stored.record.kind is Kind.COMPLAINT:
+                self._take_complaint(stored.record)
+            elif stored.record.kind in (Kind.NODE, Kind.ROW):
                 self.newest[stored.record.key] = stored.record
+                if stored.record.kind is Kind.NODE:
+                    self.certified.setdefault(stored.record.group, []).append(stored.record)
+
+    def _take_complaint(self, record: Record) -> None:
+        try:
+            omission = omission_of(record)
+        except RemoteProtocolError:
+            self.unproven += 1
+        else:
+            self.omissions.setdefault(omission.report_digest, []).append(omission)
 
     def _take_report(self, stored: StoredRecord) -> None:
         report = report_of(stored.record)
         if not self._is_trusted(report):
             self.refused["untrusted"] += 1
             return
+        if report.epoch > epoch_of(self._wall_ns) + EPOCHS_AHEAD_MAX:
+            self.refused["epoch"] += 1
+            return
         held = self.reports.get(report.group)
-        if held is None or _rank(report) > _rank(held[0]):
-            self.reports[report.group] = report, stored.revision
+        if held is None or self._order(report) > self._order(held[0]):
+            self.reports[report.group] = report, stored
+
+    def _order(self, report: GroupReport) -> tuple[bool, int, int, int, NodeId]:
+        """Order of the reports of one group; the reporter's id only breaks ties, so that all readers agree."""
+        is_preferred = report.expires_ns > self._wall_ns and rank_of(report) < RANKS
+        return is_preferred, report.epoch, report.sequence, len(report.rows), report.reporter
 
 
-def _rank(report: GroupReport) -> tuple[int, int, int, NodeId]:
-    """Order of the reports of one group; the reporter's id only breaks ties, so that all readers agree."""
-    return report.epoch, report.sequence, len(report.rows), report.reporter
+def rank_of(report: GroupReport) -> int:
+    """Return the reporter's place in the rendezvous order of the roster it signed, for its epoch; from RANKS on it may not report."""
+    return rank(report.roster, report.group, report.epoch).index(report.reporter)
 
 
 async def read_matrix(
@@ -189,7 +244,7 @@ async def read_matrix(
     Args:
         store: trusted for nothing but being there.
         wall_ns: wall time now, ns since 1970; expired reports are shown and marked.
-        is_trusted: whether to believe that a report's signer was the group's reporter; refused ones count as "untrusted".
+        is_trusted: whether to look at a report at all; refused ones count as "untrusted".
         group: only this one; None reads all.
 
     Raises:
@@ -197,7 +252,7 @@ async def read_matrix(
 
     Cost: 50 us a record in a worker thread; memory for all of them.
     """
-    reading = _Reading(is_trusted)
+    reading = _Reading(is_trusted, wall_ns)
     revision = await store.revision()
     after = 0
     while page := await store.range(Query(group=group, after=after)):
@@ -208,11 +263,13 @@ async def read_matrix(
     groups = [await _group_contents(store, reading, *reading.reports[each], wall_ns) for each in sorted(reading.reports)]
     proofs = [proof for proof in await store.equivocations() if proof.is_proven()]
     refused = dict(sorted(reading.refused.items()))
-    return DitexContents(revision, reading.records, reading.records - sum(refused.values()), refused, len(proofs), tuple(groups))
+    verified = reading.records - sum(refused.values())
+    return DitexContents(revision, reading.records, verified, refused, len(proofs), tuple(groups), reading.unproven)
 
 
-async def _group_contents(store: RecordStore, reading: _Reading, report: GroupReport, revision: int, wall_ns: int) -> GroupContents:
+async def _group_contents(store: RecordStore, reading: _Reading, report: GroupReport, stored: StoredRecord, wall_ns: int) -> GroupContents:
     rows: dict[NodeId, PublishedRow] = {}
+    nodes = {node: record for node in report.roster if (record := reading.newest.get(Key(Kind.NODE, report.group, node))) is not None}
     for reference in report.rows:
         key, version = Key(Kind.ROW, report.group, reference.node_id), Version(reference.boot, reference.seq)
         newest = reading.newest.get(key)
@@ -220,13 +277,27 @@ async def _group_contents(store: RecordStore, reading: _Reading, report: GroupRe
         if newest is None or newest.version != version:
             older = await store.get(key, version)
             row = older.record if older is not None and reading.admit(older) else None
-        if row is not None and row_digest(row.row_content) == reference.digest:
-            rows[reference.node_id] = PublishedRow(row, is_attested=True)
-        elif newest is not None and newest.version > version:
-            rows[reference.node_id] = PublishedRow(newest, is_attested=False)
+        is_attested = row is not None and row_digest(row.row_content) == reference.digest
+        if not is_attested:
+            row = newest if newest is not None and newest.version > version else None
+        if row is not None:
+            certificate = nodes.get(reference.node_id)
+            place = GeoAsn(certificate.country, asn=certificate.asn) if certificate is not None else NOWHERE
+            rows[reference.node_id] = PublishedRow(row, is_attested, min(row.expires_ns, report.expires_ns), place)
     missing = tuple(reference.node_id for reference in report.rows if reference.node_id not in rows)
-    nodes = {node: record for node in report.roster if (record := reading.newest.get(Key(Kind.NODE, report.group, node))) is not None}
-    return GroupContents(report, revision, report.expires_ns <= wall_ns, rows, missing, nodes)
+    certified = {each.subject for each in reading.certified.get(report.group, ()) if each.expires_ns > report.issued_ns}
+    omissions = sorted(reading.omissions.get(report_digest(stored.record.envelope), ()), key=lambda each: each.complainant)
+    return GroupContents(
+        report=report,
+        revision=stored.revision,
+        is_expired=report.expires_ns <= wall_ns,
+        rows=rows,
+        missing=missing,
+        nodes=nodes,
+        reporter_rank=rank_of(report),
+        unlisted=tuple(sorted(certified - set(report.roster))),
+        omissions=tuple(omissions),
+    )
 
 
 async def read_file(

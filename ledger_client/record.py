@@ -1,17 +1,19 @@
 """A DITEX record: something its subject signed, under a key and a version, with an expiry. Records are self-certifying.
 
-Theory of operation. Three kinds of bytes are published, each an envelope of `srwan.wire` signed by its subject:
+Theory of operation. Four forms of bytes are published, each an envelope of `srwan.wire` signed by its subject:
 
 - "node": a member's certificate, stored as the overlay made it (envelope kind "member");
 - "row": what a member measured. A row travels as `signature || body` and is signed over `group || node id || body` under the domain of the
   envelope kind "row": with these 64 bytes put back before the body it is an envelope, without a new signature;
-- "report": a reporter's statement which rows belong together (`report.py`; envelope kind "ditex-report", since gossip has a "report").
+- "report": a reporter's statement which rows belong together (`report.py`; envelope kind "ditex-report", since gossip has a "report");
+- all other kinds: a statement (`statement.py`), an envelope of kind "ditex-" and the record's kind.
 
-The key of a record is (kind, group, subject); its version is (boot, seq), of a report (epoch, sequence). Of two versions the newer
-wins. Two different contents under one version are a proof that the subject signed both: equivocation.
+The key of a record is (kind, group, subject, topic), the topic being empty but for statements; its version is (boot, seq), of a report
+(epoch, sequence), of a statement what its kind makes it. Of two versions the newer wins. Two different contents under one version are a
+proof that the subject signed both: equivocation.
 
-What `verify` holds against the signature: kind, group (of nodes its first 8 bytes), subject and version of every record, the expiry of
-nodes and reports, country and ASN of nodes. The rest is the publisher's word, an index and no evidence: epoch, expiry and place of rows.
+What `verify` holds against the signature: kind, group (of nodes its first 8 bytes), subject, topic and version of every record, expiry of
+all but rows, country and ASN of nodes and statements. The rest is the publisher's word, an index and no evidence: epoch and place of rows.
 
 Invariants: an instance is within bounds; `verify` returning means the signature is good. A store need not be trusted: whoever reads
 verifies again. Signatures show forgery and staleness, never omission.
@@ -30,16 +32,17 @@ from srwan.errors import DecodeError, LimitExceeded, StaleRecord
 from srwan.gossip.row import Row, open_row
 from srwan.identity import SIGNATURE_BYTES, Identity
 from srwan.ledger_client.report import GROUP_BYTES, LIFETIME_S_MAX, NS_PER_S, GroupReport, is_count
+from srwan.ledger_client.statement_body import ASN_MAX, BODY_OVERHEAD_BYTES_MAX, TOPIC_BYTES_MAX, StatementBody, is_country
 from srwan.overlay.view import NO_GROUP, Member
 from srwan.types import GeoAsn, NodeId
-from srwan.wire import Envelope
+from srwan.wire import ENVELOPE_OVERHEAD_BYTES_MAX, Envelope
 
-__all__ = ["Key", "Kind", "Record", "Version", "authenticate", "check", "report_of", "require_current", "verify"]
+__all__ = ["ASN_MAX", "Key", "Kind", "Record", "Version", "authenticate", "check", "report_of", "require_current", "verify"]
 
 SKEW_S_MAX = 60
 """How far ahead a publisher's wall clock may be, s (as for membership certificates)."""
-ASN_MAX = 2**32 - 1
-"""Autonomous system numbers have 32 bits (RFC 6793)."""
+STATEMENT_LIFETIME_S_MAX = 400 * 86_400
+"""Longest time from issue to expiry of a statement, s: a claim must outlive its session and the time in which it may be disputed."""
 
 NOWHERE = GeoAsn()
 """The place of those who do not say."""
@@ -51,12 +54,33 @@ class Kind(enum.StrEnum):
     NODE = "node"
     ROW = "row"
     REPORT = "report"
+    OFFER = "offer"
+    COUNTERS = "counters"
+    PATH = "path"
+    CLAIM = "claim"
+    VERDICT = "verdict"
+    BATCH = "batch"
+    EVIDENCE = "evidence"
+    COMPLAINT = "complaint"
 
 
-ENVELOPE_KINDS: Mapping[Kind, str] = MappingProxyType({Kind.NODE: "member", Kind.ROW: "row", Kind.REPORT: "ditex-report"})
+_CONTENT_BYTES_MAX = 16 * 1024
+_STATEMENTS = (Kind.OFFER, Kind.COUNTERS, Kind.PATH, Kind.CLAIM, Kind.VERDICT, Kind.BATCH, Kind.EVIDENCE, Kind.COMPLAINT)
+_LARGE = (Kind.CLAIM, Kind.EVIDENCE, Kind.COMPLAINT)
+CONTENT_BYTES_MAX: Mapping[Kind, int] = MappingProxyType(
+    {kind: 2 * _CONTENT_BYTES_MAX if kind in _LARGE else _CONTENT_BYTES_MAX for kind in _STATEMENTS}
+)
+"""Of the kinds that are statements, the longest content, bytes: claims, and what quotes whole envelopes, get twice as much."""
+
+ENVELOPE_KINDS: Mapping[Kind, str] = MappingProxyType(
+    {Kind.NODE: "member", Kind.ROW: "row", Kind.REPORT: "ditex-report"} | {kind: f"ditex-{kind}" for kind in _STATEMENTS}
+)
 """The kind, hence the signature's domain, of the envelope of each kind of record."""
 
-ENVELOPE_BYTES_MAX: Mapping[Kind, int] = MappingProxyType({Kind.NODE: 600, Kind.ROW: 1300, Kind.REPORT: 16 * 1024})
+ENVELOPE_BYTES_MAX: Mapping[Kind, int] = MappingProxyType(
+    {Kind.NODE: 600, Kind.ROW: 1300, Kind.REPORT: 16 * 1024}
+    | {kind: bytes_max + BODY_OVERHEAD_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX for kind, bytes_max in CONTENT_BYTES_MAX.items()}
+)
 """Refused unparsed above. Node: the overlay's cap. Row: 1,156 B of one frame, 64 B put back, envelope. Report: 128 members, 11 kB."""
 
 
@@ -64,7 +88,7 @@ class Version(NamedTuple):
     """Order of the records under one key; compares as a tuple."""
 
     era: int
-    """Boot id of a node or row, epoch of a report."""
+    """Boot id of a node or row, epoch of a report, of a statement as its kind says."""
     sequence: int
     """Rises within the era."""
 
@@ -75,6 +99,8 @@ class Key(NamedTuple):
     kind: Kind
     group: bytes
     subject: NodeId
+    topic: bytes = b""
+    """What of the subject's it is about; empty for node, row and report."""
 
 
 @attrs.frozen(slots=True)
@@ -98,16 +124,20 @@ class Record:
     epoch: int = 0
     """Reporting epoch in which it was published; index only."""
     country: str = "ZZ"
-    """ISO 3166-1 alpha-2 of the subject as its certificate claims; ZZ = not said; index only."""
+    """ISO 3166-1 alpha-2 of the subject as it claims; ZZ = not said; index only."""
     asn: int = 0
-    """Autonomous system of the subject as its certificate claims; 0 = not said; index only."""
+    """Autonomous system of the subject as it claims; 0 = not said; index only."""
+    topic: bytes = b""
+    """What of the subject's it is about, 0..32 B; empty for node, row and report."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.group) != GROUP_BYTES:
             raise ValueError(f"a group id has {GROUP_BYTES} bytes, not {len(self.group)}")
         if not all(map(is_count, (*self.version, self.expires_ns, self.epoch))):
             raise ValueError(f"version {self.version}, expiry {self.expires_ns} or epoch {self.epoch} is out of range")
-        if not (len(self.country) == 2 and self.country.isascii() and self.country.isupper() and self.country.isalpha()):
+        if len(self.topic) > (TOPIC_BYTES_MAX if self.kind in CONTENT_BYTES_MAX else 0):
+            raise ValueError(f"a topic of {len(self.topic)} bytes on a {self.kind} record")
+        if not is_country(self.country):
             raise ValueError(f"country {self.country!r} is not two upper-case letters")
         if not (is_count(self.asn) and self.asn <= ASN_MAX):
             raise ValueError(f"ASN {self.asn} is out of range")
@@ -115,7 +145,7 @@ class Record:
     @property
     def key(self) -> Key:
         """Under which its versions are compared."""
-        return Key(self.kind, self.group, self.subject)
+        return Key(self.kind, self.group, self.subject, self.topic)
 
     @property
     def row_content(self) -> bytes:
@@ -206,10 +236,10 @@ def report_of(record: Record) -> GroupReport:
 
 
 def authenticate(record: Record) -> GeoAsn | None:
-    """Return if the subject signed the record under its key, version and, of nodes and reports, expiry.
+    """Return if the subject signed the record under its key, version and, of all but rows, expiry.
 
     Returns:
-        The place that was signed with it, of nodes; None otherwise.
+        The place that was signed with it, of nodes and statements; None otherwise.
 
     Raises:
         LimitExceeded: over the cap of its kind. BadSignature: not the subject's. DecodeError: malformed, signed by another ("signer") or
@@ -231,10 +261,19 @@ def authenticate(record: Record) -> GeoAsn | None:
         row = Row.decode(record.subject, _row_body(record, body))
         _require_filed_right(record, Version(row.boot, row.seq), is_right=True)
         return None
+    if record.kind in CONTENT_BYTES_MAX:
+        return _authenticate_statement(record, body)
     report = GroupReport.decode(body)
     is_right = (report.group, report.reporter, report.expires_ns) == (record.group, record.subject, record.expires_ns)
     _require_filed_right(record, Version(report.epoch, report.sequence), is_right=is_right)
     return None
+
+
+def _authenticate_statement(record: Record, signed: bytes) -> GeoAsn:
+    body = StatementBody.decode(signed, content_bytes_max=CONTENT_BYTES_MAX[record.kind])
+    is_right = (body.group, body.topic, body.expires_ns) == (record.group, record.topic, record.expires_ns)
+    _require_filed_right(record, Version(body.era, body.sequence), is_right=is_right)
+    return GeoAsn(body.country, asn=body.asn)
 
 
 def _require_filed_right(record: Record, version: Version, *, is_right: bool) -> None:
@@ -246,22 +285,26 @@ def verify(record: Record) -> None:
     """Return if the record is what its subject signed, whatever the time.
 
     Raises:
-        RemoteProtocolError: as `authenticate`; DecodeError also if a node's country or ASN are not those it signed ("filed-wrong").
+        RemoteProtocolError: as `authenticate`; DecodeError also if country or ASN are not those signed with it ("filed-wrong").
     """
     place = authenticate(record)
     if place is not None and (place.country, place.asn) != (record.country, record.asn):
-        raise DecodeError(f"node {record.subject!r} is filed under {record.country}:{record.asn}, not {place}", reason="filed-wrong")
+        raise DecodeError(
+            f"{record.kind} of {record.subject!r} is filed under {record.country}:{record.asn}, not {place}", reason="filed-wrong"
+        )
 
 
 def require_current(record: Record, wall_ns: int) -> None:
     """Return if the record may be published at this time.
 
     Raises:
-        StaleRecord: expired ("expired"). LimitExceeded: it would live longer than LIFETIME_S_MAX ("lifetime").
+        StaleRecord: expired ("expired"). LimitExceeded: it would live longer than LIFETIME_S_MAX, a statement than
+            STATEMENT_LIFETIME_S_MAX ("lifetime").
     """
+    lifetime_s_max = STATEMENT_LIFETIME_S_MAX if record.kind in CONTENT_BYTES_MAX else LIFETIME_S_MAX
     if record.expires_ns <= wall_ns:
         raise StaleRecord(f"a {record.kind} record of {record.subject!r} expired", reason="expired")
-    if record.expires_ns > wall_ns + (LIFETIME_S_MAX + SKEW_S_MAX) * NS_PER_S:
+    if record.expires_ns > wall_ns + (lifetime_s_max + SKEW_S_MAX) * NS_PER_S:
         raise LimitExceeded(f"a {record.kind} record of {record.subject!r} expires too far ahead", reason="lifetime")
 
 

@@ -27,10 +27,37 @@ import apsw
 import trio
 
 from srwan.errors import RemoteProtocolError, StoreUnavailable
-from srwan.ledger_client.record import Key, Kind, Record, Version, check
+from srwan.ledger_client.record import Key, Kind, Record, Version
+from srwan.ledger_client.report import NS_PER_S
+from srwan.ledger_client.sqlite_schema import (
+    ABOVE,
+    ADD_PROOF,
+    APPLICATION_ID,
+    DELETE_KEY,
+    DELETE_OLD,
+    EXPIRED_NEWEST,
+    FROM_VERSION_1,
+    GET_NEWEST,
+    GET_NEWEST_VERSION,
+    GET_VERSION,
+    HISTORY,
+    INSERT,
+    PROOFS,
+    RANGE,
+    RANGE_OF_GROUP,
+    RANGE_OF_KIND,
+    RANGE_OF_PLACE,
+    RANGE_OF_SUBJECT,
+    RANGE_OF_TOPIC,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SUPERFLUOUS,
+    SUPERSEDE,
+    TAKE_LEASE,
+)
 from srwan.ledger_client.store import (
     BATCH_RECORDS_MAX,
-    EQUIVOCATIONS_MAX,
+    HISTORY_VERSIONS_MAX,
     PAGE_RECORDS_MAX,
     BatchOutcome,
     EquivocationProof,
@@ -40,16 +67,16 @@ from srwan.ledger_client.store import (
     Verdict,
     judge,
     refusal_of,
+    require_lease,
     require_page,
+    require_versions,
     sole_revision,
 )
+from srwan.ledger_client.verify_batch import PARALLEL_RECORDS_MIN, refusals_in_threads, refusals_of
 from srwan.types import NodeId
 
 __all__ = ["SqliteStore"]
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x53525744
-"""Marks the file as ours in its header: "SRWD"."""
 BUSY_S = 5.0
 """How long a call waits for another process that holds the lock, s."""
 BYTES_MAX = 8 << 30
@@ -60,78 +87,6 @@ PRUNE_RECORDS_MAX = 5000
 """Records removed in one transaction, so that pruning a large file does not keep others waiting: about 50 ms."""
 _WAL_BYTES_KEPT_MAX = 64 << 20
 _RETRY_S = 0.01
-
-_SCHEMA = f"""
-CREATE TABLE records (
-    revision INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL,
-    grp BLOB NOT NULL,
-    subject BLOB NOT NULL,
-    era INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    expires_ns INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    country TEXT NOT NULL,
-    asn INTEGER NOT NULL,
-    is_newest INTEGER NOT NULL,
-    envelope BLOB NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX records_version ON records (grp, kind, subject, era, sequence);
-CREATE UNIQUE INDEX records_newest ON records (grp, kind, subject) WHERE is_newest = 1;
-CREATE INDEX records_kind ON records (kind) WHERE is_newest = 1;
-CREATE INDEX records_place ON records (country, asn) WHERE is_newest = 1;
-CREATE INDEX records_expiry ON records (expires_ns);
-CREATE TABLE equivocations (
-    number INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    grp BLOB NOT NULL,
-    subject BLOB NOT NULL,
-    era INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    held BLOB NOT NULL,
-    held_expires_ns INTEGER NOT NULL,
-    other BLOB NOT NULL,
-    other_expires_ns INTEGER NOT NULL,
-    UNIQUE (grp, kind, subject)
-) STRICT;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-_COLUMNS = "revision, kind, grp, subject, era, sequence, expires_ns, epoch, country, asn, envelope"
-_OF_KEY = "grp = ? AND kind = ? AND subject = ?"
-_GET_NEWEST = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} AND is_newest = 1"  # noqa: S608 (constants only, here and below)
-_GET_VERSION = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} AND era = ? AND sequence = ?"  # noqa: S608
-_HISTORY = f"SELECT {_COLUMNS} FROM records WHERE {_OF_KEY} ORDER BY era DESC, sequence DESC LIMIT ?"  # noqa: S608
-_ABOVE = f"SELECT {_COLUMNS} FROM records WHERE revision > ? ORDER BY revision LIMIT ?"  # noqa: S608
-_INSERT = f"INSERT INTO records ({_COLUMNS}, is_newest) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"  # noqa: S608
-_SUPERSEDE = f"UPDATE records SET is_newest = 0 WHERE {_OF_KEY} AND is_newest = 1"  # noqa: S608
-_PROOF_COLUMNS = "kind, grp, subject, era, sequence, held, held_expires_ns, other, other_expires_ns"
-_PROOFS = f"SELECT {_PROOF_COLUMNS} FROM equivocations ORDER BY number LIMIT ?"  # noqa: S608
-_ADD_PROOF = (
-    f"INSERT INTO equivocations ({_PROOF_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "  # noqa: S608
-    f"WHERE (SELECT count(*) FROM equivocations) < {EQUIVOCATIONS_MAX} ON CONFLICT DO NOTHING"
-)
-_EXPIRED_NEWEST = "SELECT grp, kind, subject FROM records WHERE expires_ns <= ? AND is_newest = 1 LIMIT ?"
-_DELETE_KEY = f"DELETE FROM records WHERE {_OF_KEY}"  # noqa: S608
-_EXPIRED_OLD = "SELECT revision FROM records WHERE expires_ns <= ? AND is_newest = 0 LIMIT ?"
-_DELETE_OLD = f"DELETE FROM records WHERE revision IN ({_EXPIRED_OLD})"  # noqa: S608
-
-_FILTERS = (
-    " AND (:kind IS NULL OR kind = :kind) AND (:grp IS NULL OR grp = :grp) AND (:country IS NULL OR country = :country)"
-    " AND asn BETWEEN :asn_min AND :asn_max AND expires_ns > :unexpired_ns AND revision > :after ORDER BY revision LIMIT :limit"
-)
-
-
-def _range_by(index: str, condition: str) -> str:
-    return f"SELECT {_COLUMNS} FROM records {index} WHERE is_newest = 1{condition}{_FILTERS}"  # noqa: S608
-
-
-# The index is named because the planner, without statistics, may prefer walking the revisions in order.
-_RANGE_OF_PLACE = _range_by("INDEXED BY records_place", " AND country = :country")
-_RANGE_OF_GROUP = _range_by("INDEXED BY records_newest", " AND grp = :grp")
-_RANGE_OF_KIND = _range_by("INDEXED BY records_kind", " AND kind = :kind")
-_RANGE = _range_by("NOT INDEXED", "")
 
 _PROBLEMS: tuple[tuple[type[apsw.Error], str, str], ...] = (
     (apsw.BusyError, "another process holds the lock", "stop it, or wait for it to finish, and try again"),
@@ -217,7 +172,11 @@ class SqliteStore:
         """See `RecordStore.put_many`. Cost: benchmarks/ledger.py; the signatures are most of it."""
         if len(records) > BATCH_RECORDS_MAX:
             raise ValueError(f"a batch has up to {BATCH_RECORDS_MAX} records, not {len(records)}")
-        outcome = await self._run(lambda: self._put_batch(tuple(records), wall_ns))
+        batch = tuple(records)
+        refused: dict[int, RemoteProtocolError] | None = None
+        if len(batch) >= PARALLEL_RECORDS_MIN:  # before its turn: others store meanwhile
+            refused = await refusals_in_threads(batch, wall_ns)
+        outcome = await self._run(lambda: self._put_batch(batch, wall_ns, refused))
         if outcome.stored:
             self._wake_watchers()
         return outcome
@@ -227,6 +186,11 @@ class SqliteStore:
         found = await self._run(lambda: self._get(key, version))
         return found[0] if found else None
 
+    async def get_many(self, keys: Sequence[Key]) -> list[StoredRecord | None]:
+        """See `RecordStore.get_many`."""
+        require_page(max(1, len(keys)))
+        return await self._run(lambda: self._get_each(tuple(keys)))
+
     async def range(self, query: Query) -> list[StoredRecord]:
         """See `RecordStore.range`. Cost: by country, group or kind as many rows as the index yields, else a scan of the file."""
         return await self._run(lambda: self._select_range(query))
@@ -234,25 +198,41 @@ class SqliteStore:
     async def history(self, key: Key, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
         """See `RecordStore.history`."""
         require_page(limit)
-        return await self._run(lambda: self._select(_HISTORY, (*_columns_of(key), limit)))
+        return await self._run(lambda: self._select(HISTORY, (*_columns_of(key), limit)))
 
     async def watch(self, after: int, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
         """See `RecordStore.watch`. What other processes write is seen within WATCH_POLL_S."""
         require_page(limit)
         while True:
             changed = self._changed
-            found = await self._run(lambda: self._select(_ABOVE, (after, limit)))
+            found = await self._run(lambda: self._select(ABOVE, (after, limit)))
             if found:
                 return found
             with trio.move_on_after(WATCH_POLL_S):
                 await changed.wait()
 
-    async def prune(self, expired_ns: int) -> int:
+    async def prune(self, expired_ns: int, *, versions_max: int = HISTORY_VERSIONS_MAX) -> int:
         """See `RecordStore.prune`. Works in steps of PRUNE_RECORDS_MAX, between which others get their turn."""
+        require_versions(versions_max)
         removed = 0
         while step := await self._run(lambda: self._prune_step(expired_ns)):
             removed += step
+        while step := await self._run(lambda: self._prune_history(versions_max)):
+            removed += step
         return removed
+
+    async def lease(self, name: str, holder: NodeId, lease_s: int, wall_ns: int) -> bool:
+        """See `RecordStore.lease`."""
+        require_lease(name, lease_s)
+        return await self._run(lambda: self._lease(name, holder, wall_ns + lease_s * NS_PER_S, wall_ns))
+
+    async def release(self, name: str, holder: NodeId) -> None:
+        """See `RecordStore.release`."""
+        await self._run(lambda: self._release(name, holder))
+
+    async def put_proof(self, proof: EquivocationProof) -> bool:
+        """See `RecordStore.put_proof`."""
+        return await self._run(lambda: self._put_proof(proof))
 
     async def equivocations(self, *, limit: int = PAGE_RECORDS_MAX) -> list[EquivocationProof]:
         """See `RecordStore.equivocations`."""
@@ -334,10 +314,14 @@ class SqliteStore:
                 raise
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        is_empty = self._recognise()
+        found = self._recognise()
         if self._is_read_only:
-            if is_empty:
+            if found == 0:
                 raise self._unavailable("the file is empty", "check the path; a node fills its file when it starts")
+            if found < SCHEMA_VERSION:
+                raise self._unavailable(
+                    f"the file has the old schema version {found}", "let a node open it for writing once: it is brought up then"
+                )
             return
         if connection.readonly("main"):
             raise apsw.ReadOnlyError
@@ -345,27 +329,28 @@ class SqliteStore:
         self._execute(f"PRAGMA synchronous = {self._synchronous}")
         self._execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT_MAX}")
         self._execute(f"PRAGMA max_page_count = {self._bytes_max // self._scalar('PRAGMA page_size')}")
-        if is_empty:
+        if found < SCHEMA_VERSION:
             with self._transaction():
-                if self._recognise():  # else another process was quicker
-                    self._execute(_SCHEMA)
+                found = self._recognise()  # another process may have been quicker
+                if found < SCHEMA_VERSION:
+                    self._execute(SCHEMA if found == 0 else FROM_VERSION_1)
 
-    def _recognise(self) -> bool:
-        """Say whether the file is new (no tables); raise if it holds anything but our schema. Only reads."""
+    def _recognise(self) -> int:
+        """Return the schema version, 0 of a new file (no tables); raise if it holds anything but our schema. Only reads."""
         assert self._connection is not None
         tables = application = version = 0
         with self._connection:  # one snapshot, lest half of what another process creates is seen
             tables = self._scalar("SELECT count(*) FROM sqlite_schema")
             application, version = self._scalar("PRAGMA application_id"), self._scalar("PRAGMA user_version")
         if tables == application == version == 0:
-            return True
+            return 0
         if application != APPLICATION_ID or version < 1:
             raise self._unavailable("this is a database of another program", "choose another path")
         if version > SCHEMA_VERSION:
             raise self._unavailable(
                 f"the file has schema version {version}, this srwan knows {SCHEMA_VERSION}", "use the newer srwan that wrote it"
             )
-        return False
+        return version
 
     def _set_wal(self) -> None:
         """Of two that change the mode of a new file at once, SQLite may refuse one without waiting (seen once in 900 such races)."""
@@ -387,17 +372,12 @@ class SqliteStore:
         if connection is not None:
             connection.close()
 
-    def _put_batch(self, records: tuple[Record, ...], wall_ns: int) -> BatchOutcome:
-        if self._is_read_only:
-            raise self._unavailable("the store was opened read-only", "only the node that owns the file writes to it")
-        refused: dict[int, RemoteProtocolError] = {}
+    def _put_batch(self, records: tuple[Record, ...], wall_ns: int, refused: dict[int, RemoteProtocolError] | None) -> BatchOutcome:
+        self._require_writable()
+        if refused is None:
+            refused = refusals_of(records, wall_ns)  # before the lock is taken
         revisions: list[int | None] = [None] * len(records)
         equivocations: list[EquivocationProof] = []
-        for index, record in enumerate(records):  # before the lock is taken
-            try:
-                check(record, wall_ns)
-            except RemoteProtocolError as error:
-                refused[index] = error
         with self._transaction():
             before = self._revision()
             for index, record in enumerate(records):
@@ -415,40 +395,55 @@ class SqliteStore:
     def _merge(self, record: Record, equivocations: list[EquivocationProof]) -> int:
         assert self._connection is not None
         key = _columns_of(record.key)
-        newest = self._get(record.key, None)
-        held = newest if newest and newest[0].record.version == record.version else self._get(record.key, record.version)
-        verdict = judge(
-            record.version,
-            record.envelope,
-            newest[0].record.version if newest else None,
-            held[0].record.envelope if held else None,
-        )
+        found = self._execute(GET_NEWEST_VERSION, key)
+        newest = Version(*found[0]) if found else None
+        held = self._get(record.key, record.version) if newest is not None and record.version <= newest else []
+        verdict = judge(record.version, record.envelope, newest, held[0].record.envelope if held else None)
         if held and verdict is Verdict.UNCHANGED:
             return held[0].revision
         if held and verdict is Verdict.EQUIVOCATION:
             proof = EquivocationProof.of(held[0].record, record)
             equivocations.append(proof)
-            evidence = (proof.held.envelope, proof.held.expires_ns, proof.other.envelope, proof.other.expires_ns)
-            self._execute(_ADD_PROOF, (*record.key, *record.version, *evidence))
+            self._add_proof(proof)
             raise refusal_of(record, held[0].record)
         if verdict is not Verdict.NEW:
             raise refusal_of(record, None)
         if newest:
-            self._execute(_SUPERSEDE, key)
+            self._execute(SUPERSEDE, key)
         place = (record.epoch, record.country, record.asn)
-        self._execute(_INSERT, (*record.key, *record.version, record.expires_ns, *place, record.envelope))
+        self._execute(INSERT, (*record.key, *record.version, record.expires_ns, *place, record.envelope))
         return self._connection.last_insert_rowid()
 
+    def _add_proof(self, proof: EquivocationProof) -> None:
+        evidence = (proof.held.envelope, proof.held.expires_ns, proof.other.envelope, proof.other.expires_ns)
+        self._execute(ADD_PROOF, (*proof.key, *proof.version, *evidence))
+
+    def _put_proof(self, proof: EquivocationProof) -> bool:
+        if self._is_read_only:
+            raise self._unavailable("the store was opened read-only", "only the node that owns the file writes to it")
+        assert self._connection is not None
+        proof.require_proven()
+        with self._transaction():
+            before = self._connection.total_changes()
+            self._add_proof(EquivocationProof.of(proof.held, proof.other))
+            return self._connection.total_changes() > before
+
     def _select_range(self, query: Query) -> list[StoredRecord]:
-        if query.country is not None:
-            statement = _RANGE_OF_PLACE
+        if query.topic:
+            statement = RANGE_OF_TOPIC
+        elif query.subject is not None:
+            statement = RANGE_OF_SUBJECT
+        elif query.country is not None:
+            statement = RANGE_OF_PLACE
         elif query.group is not None:
-            statement = _RANGE_OF_GROUP
+            statement = RANGE_OF_GROUP
         else:
-            statement = _RANGE if query.kind is None else _RANGE_OF_KIND
+            statement = RANGE if query.kind is None else RANGE_OF_KIND
         bindings = {
             "kind": query.kind,
             "grp": query.group,
+            "subject": query.subject,
+            "topic": query.topic,
             "country": query.country,
             "asn_min": query.asn_min,
             "asn_max": query.asn_max,
@@ -460,8 +455,12 @@ class SqliteStore:
 
     def _get(self, key: Key, version: Version | None) -> list[StoredRecord]:
         if version is None:
-            return self._select(_GET_NEWEST, _columns_of(key))
-        return self._select(_GET_VERSION, (*_columns_of(key), *version))
+            return self._select(GET_NEWEST, _columns_of(key))
+        return self._select(GET_VERSION, (*_columns_of(key), *version))
+
+    def _get_each(self, keys: tuple[Key, ...]) -> list[StoredRecord | None]:
+        found = [self._get(key, None) for key in keys]
+        return [each[0] if each else None for each in found]
 
     def _select(self, statement: str, bindings: Any) -> list[StoredRecord]:
         with self._refusing_malformed():
@@ -469,7 +468,7 @@ class SqliteStore:
 
     def _select_proofs(self, limit: int) -> list[EquivocationProof]:
         with self._refusing_malformed():
-            return [_proof(*row) for row in self._execute(_PROOFS, (limit,))]
+            return [_proof(*row) for row in self._execute(PROOFS, (limit,))]
 
     @contextlib.contextmanager
     def _refusing_malformed(self) -> Generator[None]:
@@ -482,21 +481,46 @@ class SqliteStore:
     def _revision(self) -> int:
         return self._scalar("SELECT seq FROM sqlite_sequence WHERE name = 'records'")
 
-    def _prune_step(self, expired_ns: int) -> int:
-        assert self._connection is not None
+    def _require_writable(self) -> None:
         if self._is_read_only:
             raise self._unavailable("the store was opened read-only", "only the node that owns the file writes to it")
+
+    def _lease(self, name: str, holder: NodeId, until_ns: int, wall_ns: int) -> bool:
+        self._require_writable()
+        with self._transaction():
+            self._execute(TAKE_LEASE, (name, holder, until_ns, wall_ns))
+            return bool(self._execute("SELECT holder = ? FROM leases WHERE name = ?", (holder, name))[0][0])
+
+    def _release(self, name: str, holder: NodeId) -> None:
+        self._require_writable()
+        with self._transaction():
+            self._execute("DELETE FROM leases WHERE name = ? AND holder = ?", (name, holder))
+
+    def _prune_history(self, versions_max: int) -> int:
+        assert self._connection is not None
+        superfluous = self._execute(SUPERFLUOUS, (versions_max - 1, PRUNE_RECORDS_MAX))  # walks the superseded, before the lock is taken
+        if not superfluous:
+            return 0
         with self._transaction():
             before = self._connection.total_changes()
-            self._execute(_DELETE_OLD, (expired_ns, PRUNE_RECORDS_MAX))
+            for revision in superfluous:
+                self._execute("DELETE FROM records WHERE revision = ? AND is_newest = 0", revision)
+            return self._connection.total_changes() - before
+
+    def _prune_step(self, expired_ns: int) -> int:
+        assert self._connection is not None
+        self._require_writable()
+        with self._transaction():
+            before = self._connection.total_changes()
+            self._execute(DELETE_OLD, (expired_ns, PRUNE_RECORDS_MAX))
             if self._connection.total_changes() == before:
-                for key in self._execute(_EXPIRED_NEWEST, (expired_ns, PRUNE_RECORDS_MAX)):
-                    self._execute(_DELETE_KEY, key)
+                for key in self._execute(EXPIRED_NEWEST, (expired_ns, PRUNE_RECORDS_MAX)):
+                    self._execute(DELETE_KEY, key)
             return self._connection.total_changes() - before
 
 
-def _columns_of(key: Key) -> tuple[bytes, str, bytes]:
-    return key.group, key.kind, key.subject
+def _columns_of(key: Key) -> tuple[bytes, str, bytes, bytes]:
+    return key.group, key.kind, key.subject, key.topic
 
 
 def _stored(
@@ -504,6 +528,7 @@ def _stored(
     kind: str,
     group: bytes,
     subject: bytes,
+    topic: bytes,
     era: int,
     sequence: int,
     expires_ns: int,
@@ -512,13 +537,21 @@ def _stored(
     asn: int,
     envelope: bytes,
 ) -> StoredRecord:
-    return StoredRecord(
-        revision, Record(Kind(kind), group, NodeId(subject), Version(era, sequence), expires_ns, envelope, epoch, country, asn)
-    )
+    version = Version(era, sequence)
+    return StoredRecord(revision, Record(Kind(kind), group, NodeId(subject), version, expires_ns, envelope, epoch, country, asn, topic))
 
 
 def _proof(
-    kind: str, group: bytes, subject: bytes, era: int, sequence: int, held: bytes, held_expires_ns: int, other: bytes, other_expires_ns: int
+    kind: str,
+    group: bytes,
+    subject: bytes,
+    topic: bytes,
+    era: int,
+    sequence: int,
+    held: bytes,
+    held_expires_ns: int,
+    other: bytes,
+    other_expires_ns: int,
 ) -> EquivocationProof:
-    key, version = Key(Kind(kind), group, NodeId(subject)), Version(era, sequence)
-    return EquivocationProof(Record(*key, version, held_expires_ns, held), Record(*key, version, other_expires_ns, other))
+    filed = (Kind(kind), group, NodeId(subject), Version(era, sequence))
+    return EquivocationProof(Record(*filed, held_expires_ns, held, topic=topic), Record(*filed, other_expires_ns, other, topic=topic))

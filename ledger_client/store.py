@@ -19,8 +19,9 @@ from typing import Protocol
 
 import attrs
 
-from srwan.errors import Equivocation, RemoteProtocolError, StaleRecord
+from srwan.errors import DecodeError, Equivocation, RemoteProtocolError, StaleRecord
 from srwan.ledger_client.record import ASN_MAX, NOWHERE, Key, Kind, Record, Version, authenticate
+from srwan.types import NodeId
 
 __all__ = ["BatchOutcome", "EquivocationProof", "Query", "RecordStore", "Refusal", "StoredRecord", "Verdict", "judge"]
 
@@ -30,6 +31,11 @@ PAGE_RECORDS_MAX = 1000
 """Records of one page; a page of reports is then at most 16 MB."""
 EQUIVOCATIONS_MAX = 4096
 """Proofs held; one per key suffices to distrust its subject, and what comes after the bound is counted only."""
+HISTORY_VERSIONS_MAX = 32
+"""Versions of one key that pruning leaves, the newest included: rows of 5 min, so that older reports can still be read."""
+LEASE_NAME_MAX = 64
+LEASE_S_MAX = 3600
+"""Longest lease, s: whoever died holding it is waited for no longer than this."""
 
 
 class Verdict(enum.Enum):
@@ -97,6 +103,15 @@ class EquivocationProof:
         """The version both were signed under."""
         return self.held.version
 
+    def require_proven(self) -> None:
+        """Return if `is_proven`.
+
+        Raises:
+            DecodeError: it is not ("unproven").
+        """
+        if not self.is_proven():
+            raise DecodeError(f"no proof of equivocation by {self.held.subject!r}", reason="unproven")
+
     def is_proven(self) -> bool:
         """Say whether the subject signed both under this version and they differ. Cost: two signatures."""
         if self.other.key != self.key or self.other.version != self.version or self.held.envelope == self.other.envelope:
@@ -159,6 +174,8 @@ class Query:
 
     kind: Kind | None = None
     group: bytes | None = None
+    subject: NodeId | None = None
+    topic: bytes | None = None
     country: str | None = None
     """ISO 3166-1 alpha-2."""
     asn_min: int = 0
@@ -186,10 +203,34 @@ class Query:
             stored.revision > self.after
             and self.kind in (None, record.kind)
             and self.group in (None, record.group)
+            and self.subject in (None, record.subject)
+            and self.topic in (None, record.topic)
             and self.country in (None, record.country)
             and self.asn_min <= record.asn <= self.asn_max
             and (self.unexpired_ns is None or record.expires_ns > self.unexpired_ns)
         )
+
+
+def require_lease(name: str, lease_s: int) -> None:
+    """Return if a lease may have this name and time.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if not (0 < len(name) <= LEASE_NAME_MAX and name.isascii() and name.isprintable()):
+        raise ValueError(f"a lease is called 1..{LEASE_NAME_MAX} printable ASCII characters, not {name!r}")
+    if not 1 <= lease_s <= LEASE_S_MAX:
+        raise ValueError(f"a lease lasts 1..{LEASE_S_MAX} s, not {lease_s}")
+
+
+def require_versions(versions_max: int) -> None:
+    """Return if pruning may leave so many versions.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if versions_max < 1:
+        raise ValueError(f"the newest version stays: {versions_max} is no number of versions to leave")
 
 
 def require_page(limit: int) -> None:
@@ -234,6 +275,14 @@ class RecordStore(Protocol):
         """Return the newest record under `key`, or the one of just that version; None if it is not held."""
         ...
 
+    async def get_many(self, keys: Sequence[Key]) -> list[StoredRecord | None]:
+        """Return the newest record under each of up to PAGE_RECORDS_MAX keys, in their order; None where none is held.
+
+        Raises:
+            ValueError: too many keys.
+        """
+        ...
+
     async def range(self, query: Query) -> list[StoredRecord]:
         """Return the newest records that match, by rising revision; a full page may have more behind it."""
         ...
@@ -256,11 +305,53 @@ class RecordStore(Protocol):
         """
         ...
 
-    async def prune(self, expired_ns: int) -> int:
-        """Remove what expired at or before this wall time (ns since 1970) and return how many records that were.
+    async def prune(self, expired_ns: int, *, versions_max: int = HISTORY_VERSIONS_MAX) -> int:
+        """Remove what expired at or before this wall time (ns since 1970), and of every key all but the newest versions.
 
         Where the newest version of a key goes, all its older ones go with it, so that an old one never comes into force again. Proofs of
         equivocation stay.
+
+        Args:
+            expired_ns: wall time, ns since 1970.
+            versions_max: versions of a key that stay, the newest included, at least 1.
+
+        Returns:
+            How many records went.
+
+        Raises:
+            ValueError: versions_max is below 1.
+        """
+        ...
+
+    async def lease(self, name: str, holder: NodeId, lease_s: int, wall_ns: int) -> bool:
+        """Take or renew the exclusive right called `name`, so that of several processes on one store one does a job and others stand by.
+
+        Args:
+            name: of the job, 1..LEASE_NAME_MAX characters of printable ASCII; cooperating processes agree on it.
+            holder: who asks.
+            lease_s: until when unless renewed, s from now, 1..LEASE_S_MAX.
+            wall_ns: wall time now, ns since 1970; a store with a clock of its own goes by that one.
+
+        Returns:
+            Whether `holder` has it now; False while another has.
+
+        Raises:
+            ValueError: name or time out of bounds.
+        """
+        ...
+
+    async def release(self, name: str, holder: NodeId) -> None:
+        """Give the right called `name` back, if `holder` has it."""
+        ...
+
+    async def put_proof(self, proof: EquivocationProof) -> bool:
+        """Verify a proof that another store found and keep it, unless one of its key is held or there are EQUIVOCATIONS_MAX.
+
+        Returns:
+            Whether it was kept.
+
+        Raises:
+            DecodeError: it proves nothing ("unproven"). Nothing changed.
         """
         ...
 

@@ -12,6 +12,7 @@ from srwan.lazy import lazy_names
 if TYPE_CHECKING:
     from srwan.routing.control import PathControl
     from srwan.routing.finder import PathCandidate, PathFinder
+    from srwan.routing.flow import Flow, FlowEvent
     from srwan.routing.forwarder import Counters, Forwarder
     from srwan.routing.path import (
         DirectRestored,
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
         PathVetoed,
     )
     from srwan.routing.payload import Payload, PayloadKind
-    from srwan.routing.policy import PathMode, PathPolicy
+    from srwan.routing.policy import PathMode, PathPolicy, Sla
     from srwan.routing.portable import PortableForwarder
+    from srwan.routing.prices import Prices
     from srwan.routing.reception import PathStatistics
-    from srwan.routing.service import Flow, FlowEvent, RoutingService
+    from srwan.routing.service import RoutingService
     from srwan.routing.sid import Function, Sid
     from srwan.routing.srh import Srh
 
@@ -56,8 +58,10 @@ __all__ = [
     "Payload",
     "PayloadKind",
     "PortableForwarder",
+    "Prices",
     "RoutingService",
     "Sid",
+    "Sla",
     "Srh",
 ]
 
@@ -66,8 +70,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "Counters": "forwarder",
         "DirectRestored": "path",
-        "Flow": "service",
-        "FlowEvent": "service",
+        "Flow": "flow",
+        "FlowEvent": "flow",
         "Forwarder": "forwarder",
         "Function": "sid",
         "PathActivated": "path",
@@ -87,8 +91,10 @@ __getattr__, __dir__ = lazy_names(
         "Payload": "payload",
         "PayloadKind": "payload",
         "PortableForwarder": "portable",
+        "Prices": "prices",
         "RoutingService": "service",
         "Sid": "sid",
+        "Sla": "policy",
         "Srh": "srh",
     },
 )

@@ -13,7 +13,8 @@ judged (`verdict`):
 
 1. Leaving. Data leave home when a standby is measured better by `enter_ms`, a relayed path when another is by `switch_ms`: after 3
    evaluations if the step is large, after 9 if the gain is at the threshold, never for a spike or a lost keep-alive. Among standbys within
-   `spread_ms` of the best one is chosen at random. If the path in use got slower or lossy, home is a standby like any other.
+   `spread_ms` of the best one of the cheapest is chosen at random. If the path in use got slower or lossy, home is a standby like any
+   other.
 2. Returning. When for 10 evaluations the gain of a relayed path is under `leave_ms`, data go home; more slowly after each flap.
 3. Death. At the first answer that is overdue on the path in use (the alarm), all other paths are asked. When it is dead, data move to the
    best one of which not even one answer is overdue, as soon as an answer came by any other path that cannot have been under way at the
@@ -28,11 +29,15 @@ judged (`verdict`):
    data left for it is vetoed, so a relay that lies loses the traffic, which it could have dropped as well. One that says it has too much
    to do loses the share it asks to be rid of.
 6. The way back is watched apart (`watch`): while only answers fail to come back by a path, data stay on it.
+7. Price. Paths above `price_max_microtoken`, or over a relay that does not carry now, take no data: those in use are left at the next
+   evaluation, for direct if nothing else answers; a forced path without fallback sends nothing then (`routes` is empty).
+8. Agreement. With an SLA, 1 applies only while the path in use breaks it (`assurance`); the cheapest path that meets it is preferred. Data
+   go home when home meets it again.
 
 Evaluations run on a clock of random phase: two routers that saw the same event move up to 0.2 s apart, and to different relays.
 
-Invariants: exactly one path is in use; home is always watched; only a path that is a standby is selected, home excepted; no event, packet
-or timer after `close`.
+Invariants: exactly one path is in use; home is always watched; only a path that is a standby is selected, home and direct excepted; no data
+above the policy's price; no event, packet or timer after `close`.
 
 Source: whitepaper 3.3, 3.4, 8.1; docs/decisions.md for thresholds.
 """
@@ -46,6 +51,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from srwan.errors import PathClosed, RemoteProtocolError
+from srwan.routing.assurance import Assurance
+from srwan.routing.clock_reference import ClockReference
 from srwan.routing.finder import Latencies, PathFinder, Relays, RelaysAllowed
 from srwan.routing.path import (
     DirectRestored,
@@ -64,7 +71,7 @@ from srwan.routing.policy import PathMode, PathPolicy
 from srwan.routing.pool import ALIVE, BLAME_AFTER_S, CONFIRMATIONS, CONFIRMATIONS_AFTER_VETO, STALLS_MAX, PathPool, WatchedPath
 from srwan.routing.spread import PathSpread
 from srwan.routing.verdict import Homecoming, Trouble
-from srwan.routing.watch import PathPacket, Sample
+from srwan.routing.watch import PathPacket
 from srwan.types import NodeId, PeerMisbehaved
 
 __all__ = ["ControlEvent", "PathControl", "PathStatus"]
@@ -77,8 +84,6 @@ UNANSWERED_S = 1.0
 """A home path that never answered for so long is left when a standby answers, s."""
 OVERSLEPT_S = 0.1
 """A timer handled later than this after it was due means that we slept; the time is not counted as silence, s."""
-DRIFT_MS_PER_S = 0.05
-"""Two clocks drift apart by so much, ms/s (50 ppm)."""
 PATIENCE = 2.25
 """Keep-alive intervals after the alarm for which data wait for proof that another path than theirs is alive."""
 NOTICE_SPACING_S = 1.0
@@ -152,11 +157,14 @@ class PathControl:
         self._homecoming = Homecoming()
         self._switched_at = -math.inf
         self._promised_ms = math.nan
-        self._reference: Sample | None = None
+        self._reference = ClockReference()
         self._told_back: int | None = None
         self._alarm_at = math.inf  # when the first answer on the path in use was overdue; inf: none is
         self._alarm_rtt_ms = 0.0  # of the path in use
+        self._assurance = None if policy.sla is None else Assurance(policy.sla, self._reference)
         self._spread = None if policy.mode is PathMode.SINGLE else PathSpread(policy.mode, policy.spread_ms)
+        self._is_barred = False  # the path in use asks for too much and there is no other
+        self._mind_price(now)
         self._spread_out(now)
 
     # -- read
@@ -175,9 +183,13 @@ class PathControl:
     def routes(self) -> tuple[tuple[Relays, int], ...]:
         """Return relays and path tag of each path that the next packet takes: one, or two with `PathMode.REPEAT`. Call once per packet.
 
+        None if the only path there may be is above the policy's price.
+
         Raises:
             PathClosed: after `close`.
         """
+        if self._is_barred and not self.is_closed:
+            return ()
         if self._spread is None or self.is_closed:
             return (self.active,)
         return tuple((path.relays, path.watch.path_tag) for path in self._spread.next_paths())
@@ -191,24 +203,7 @@ class PathControl:
     def paths(self) -> tuple[PathStatus, ...]:
         """All watched paths, the one in use first."""
         ordered = sorted(self._pool.all(), key=lambda path: path is not self._in_use)
-        return tuple(
-            PathStatus(
-                path.relays,
-                path.watch.path_tag,
-                path.state,
-                path is self._in_use,
-                path.candidate.predicted_ms,
-                path.watch.live_ms,
-                path.watch.data_ms,
-                path.watch.samples[-1].rtt_ms if path.watch.samples else math.nan,
-                path.watch.loss,
-                path.candidate.explanation,
-                path.watch.rate.value,
-                path.watch.burst.value,
-                path.watch.back,
-            )
-            for path in ordered
-        )
+        return tuple(path.status(self._in_use) for path in ordered)
 
     def explain(self) -> str:
         """Say which path data take and what all watched ones measure: "via a: direct 231 ms, via a 158 ms". For humans."""
@@ -225,7 +220,7 @@ class PathControl:
             return
         for path in self._pool.rank(snapshot):
             if path is self._in_use:
-                self._flee(f"{self._name(path)} may not be used any more", now)
+                self._escape(f"{self._name(path)} may not be used any more", now)
             self._pool.give_up(path)
         self._pool.fill(self._in_use, self._home, now)
         self._pool.replace(self._in_use, self._home, now)
@@ -252,7 +247,7 @@ class PathControl:
             if error.reason == "ack-unsent":
                 self._events.append(PeerMisbehaved(self.destination, None, error.reason))
             return
-        self._take_reference(path.watch.samples[-1])
+        self._reference.take(path.watch.samples[-1])
         if self._has_recovered(path, now):
             self._welcome(path, now)
             self._tell_way_back()
@@ -409,8 +404,21 @@ class PathControl:
         is_alarm = self._alarm_at <= now < self._alarm_at + PATIENCE * self.policy.keepalive_s
         if is_alarm and not any(self._is_proof(path, now) for path in self._pool.all()):
             return  # those asked at the alarm may still answer
-        if not self._leave_if_possible(reason, now) and self._in_use is not self._home:
-            self._switch(self._home, f"{reason}; no other path answers", None, now)
+        self._escape(reason, now)
+
+    def _escape(self, reason: str, now: float) -> None:
+        """Leave a path at once: to the best one that answers right now, else home, or direct where home asks for too much; else stay."""
+        if self._leave_if_possible(reason, now):
+            return
+        refuge = self._home if self._pool.may_use(self._home) else self._pool.paths.get((), self._in_use)
+        if refuge is not self._in_use:
+            self._switch(refuge, f"{reason}; no other path answers", None, now)
+
+    def _mind_price(self, now: float) -> None:
+        """Leave a path that asks for more than the policy allows, or does not carry any more; without another, send nothing."""
+        if not self._pool.may_use(self._in_use):
+            self._escape(f"{self._name(self._in_use)} asks for more than policy.price_max_microtoken, or does not carry", now)
+        self._is_barred = not self._pool.may_use(self._in_use)
 
     def _is_proof(self, path: WatchedPath, now: float) -> bool:
         """Whether a path's newest answer cannot have been under way at the alarm, if only the path in use failed."""
@@ -421,7 +429,7 @@ class PathControl:
 
     def _leave_if_possible(self, reason: str, now: float) -> bool:
         """Move data to the best path that answers right now, if there is one, and say whether there was."""
-        answering = [path for path in self._pool.all() if path is not self._in_use and path.is_answering(now)]
+        answering = [path for path in self._pool.all() if path is not self._in_use and path.is_answering(now) and self._pool.may_use(path)]
         if answering:
             self._switch(self._choose(answering), f"{reason}; {self._measured()}", None, now)
         return bool(answering)
@@ -466,7 +474,8 @@ class PathControl:
 
     def _spread_out(self, now: float) -> None:
         if self._spread is not None and not self.is_closed:
-            self._spread.set_paths(self._in_use, [path for path in self._pool.all() if path is not self._in_use], now)
+            others = [path for path in self._pool.all() if path is not self._in_use and self._pool.may_use(path)]
+            self._spread.set_paths(self._in_use, others, now)
 
     # -- deciding
 
@@ -474,6 +483,7 @@ class PathControl:
         self._pool.bury(self._in_use, self._home, lambda path: f"{self._name(path)} died", now)
         self._pool.fill(self._in_use, self._home, now)
         self._choose_ways_back(now)
+        self._mind_price(now)
         path = self._in_use
         is_unanswered = path.state is PathState.PROBING and now - path.watch.opened_at >= UNANSWERED_S
         if path.state is PathState.DEAD or is_unanswered:
@@ -494,14 +504,20 @@ class PathControl:
         used, home = self._in_use, self._home
         if used is home:
             return
-        has_gain = not self.policy.via and self._homecoming.gain_ms(used.watch, home.watch) >= self.policy.leave_ms
-        is_due = self._homecoming.count(is_better=home.state is PathState.STANDBY and not has_gain)
+        if self._assurance is not None:
+            has_gain = not self._assurance.is_met(home.watch, is_strict=True)
+        else:
+            has_gain = not self.policy.via and self._homecoming.gain_ms(used.watch, home.watch) >= self.policy.leave_ms
+        may_return = home.state is PathState.STANDBY and not has_gain and self._pool.may_use(home)
+        is_due = self._homecoming.count(is_better=may_return)
         if is_due and now - self._switched_at >= DWELL_S:
             self._switch(home, f"{self._name(home)} is as good again: {self._measured()}", used.value_ms - home.value_ms, now)
 
     def _weigh_rivals(self, now: float) -> None:
         used = self._in_use
-        rivals = [path for path in self._pool.all() if path.state is PathState.STANDBY and path is not used]
+        rivals = [path for path in self._pool.all() if path.state is PathState.STANDBY and path is not used and self._pool.may_use(path)]
+        if self._assurance is not None and self._keeps_agreement(self._assurance, rivals, now):
+            return
         if not self._trouble.is_on:
             rivals = [path for path in rivals if path is not self._home]
         threshold_ms = self.policy.enter_ms if used is self._home else self.policy.switch_ms
@@ -510,10 +526,24 @@ class PathControl:
             chosen = self._choose([rival for rival in rivals if rival.evidence.is_for])  # the best may only lack a last sample
             self._switch(chosen, self._measured(), used.value_ms - chosen.value_ms, now)
 
+    def _keeps_agreement(self, assurance: Assurance, rivals: list[WatchedPath], now: float) -> bool:
+        """Say that the path in use keeps its agreement, or that data left it for one that does; False: leave it for any better one."""
+        used = self._in_use
+        is_broken = assurance.look(used.watch)
+        meeting = [rival for rival in rivals if assurance.is_met(rival.watch)] if is_broken else []
+        if meeting and now - self._switched_at >= DWELL_S:
+            chosen = self._choose(self._pool.cheapest(meeting))
+            reason = f"{self._name(used)} {assurance.breach(used.watch)}; {self._measured()}"
+            self._switch(chosen, reason, used.value_ms - chosen.value_ms, now)
+        if not is_broken:
+            for rival in rivals:
+                rival.evidence.forget()
+        return not is_broken or bool(meeting)
+
     def _choose(self, paths: list[WatchedPath]) -> WatchedPath:
-        """Return one at random of those within `spread_ms` of the best."""
+        """Return one at random of the cheapest of those within `spread_ms` of the best."""
         best_ms = min(path.value_ms for path in paths)
-        return self._rng.choice([path for path in paths if path.value_ms <= best_ms + self.policy.spread_ms])
+        return self._rng.choice(self._pool.cheapest([path for path in paths if path.value_ms <= best_ms + self.policy.spread_ms]))
 
     def _switch(self, path: WatchedPath, reason: str, gain_ms: float | None, now: float) -> None:
         old, self._in_use = self._in_use, path
@@ -537,6 +567,8 @@ class PathControl:
         self._alarm_at = math.inf
         self._promised_ms = path.watch.live_ms
         self._trouble.forget()
+        if self._assurance is not None:
+            self._assurance.forget()
         for other in self._pool.all():
             other.evidence.forget()
         self._pool.fill(path, self._home, now)
@@ -549,29 +581,8 @@ class PathControl:
 
     # -- words
 
-    def _take_reference(self, sample: Sample) -> None:
-        """Keep the sample that tells the clocks' offset best: its error is at most half its round trip, and grows with age by drift."""
-        old = self._reference
-        if old is None or sample.rtt_ms / 2 <= old.rtt_ms / 2 + DRIFT_MS_PER_S * (sample.arrived_at - old.arrived_at):
-            self._reference = sample
-
     def _name(self, path: WatchedPath) -> str:
         return self._finder.describe(path.relays)
 
     def _measured(self) -> str:
-        """Return "direct 231 ms, via a 158 ms, ...": home first, then by rising cost.
-
-        Raw latencies hold the offset of the two clocks. For the reader it is taken out by half of the quickest round trip, the same for
-        all paths: differences are exact, the level is off by half of that round trip's asymmetry.
-        """
-        if self._reference is None:
-            return "nothing measured"
-        offset_ms = self._reference.raw_ms - self._reference.rtt_ms / 2
-        words: list[str] = []
-        for path in sorted(self._pool.all(), key=lambda path: (path is not self._home, path.value_ms)):
-            if path.is_usable:
-                lost = f" and {path.watch.loss:.0%} lost" if path.watch.loss_ms >= 1 else ""
-                words.append(f"{self._name(path)} {path.watch.live_ms - offset_ms:.0f} ms{lost}")
-            elif path.state in (PathState.DEAD, PathState.SUSPECT):
-                words.append(f"{self._name(path)} {'dead' if path.state is PathState.DEAD else 'silent'}")
-        return ", ".join(words)
+        return self._pool.describe(self._home, self._reference.offset_ms)

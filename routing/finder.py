@@ -11,7 +11,11 @@ times `policy.risk_weight`, and `policy.loss_cost_ms` for what it loses), each r
 Two and three relays are found by min-plus products of the matrix over the allowed relays, which bounds the number of relays exactly;
 enumerating shortest simple paths (Yen 1971) cannot bound it and is the oracle of the tests.
 
-Invariants: direct is always among the candidates, and first unless a relayed path beats it by `enter_ms`; no path visits a node twice.
+Prices bound the search: a path whose relays together ask for more than `policy.price_max_microtoken` per GB is no candidate, nor is one
+over a relay that has no price, for it never carries. Among equals, those within `spread_ms`, the cheapest come first.
+
+Invariants: direct is always among the candidates, and first unless a relayed path beats it by `enter_ms`; no path visits a node twice; no
+candidate but the forced one (`via`) is above the cap.
 
 Source: whitepaper 2.2.3, 3.3; docs/decisions.md for the risk term and the margin.
 """
@@ -29,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srwan.routing.policy import PathPolicy
+from srwan.routing.prices import PriceOf, path_price
 from srwan.types import NodeId
 
 __all__ = ["Latencies", "PathCandidate", "PathFinder", "Relays", "RelaysAllowed"]
@@ -41,6 +46,7 @@ Relays: TypeAlias = tuple[NodeId, ...]
 RelaysAllowed: TypeAlias = Callable[[NodeId], bool] | Collection[NodeId] | None
 """Who may be a relay: a predicate or a set; None means every member."""
 _Floats: TypeAlias = npt.NDArray[np.float64]
+_Ints: TypeAlias = npt.NDArray[np.int64]
 _Found: TypeAlias = tuple[tuple[int, ...], float]
 _Rows: TypeAlias = dict[NodeId, int]
 
@@ -92,6 +98,8 @@ class PathCandidate:
     """The same for a human."""
     loss: float = 0.0
     """Loss that the matrix predicts from end to end, 0..1; legs of which none is known count as lossless."""
+    price_microtoken: int | None = 0
+    """What one GB over it costs, microtokens; None if one of its relays does not carry."""
 
     @property
     def cost_ms(self) -> float:
@@ -110,9 +118,11 @@ class PathFinder:
 
     Args:
         name_of: a human's name of a node, for explanations.
+        price_of: what relays ask for now; None: all are free.
     """
 
     name_of: Callable[[NodeId], str] = short_name
+    price_of: PriceOf | None = None
 
     def rank(
         self,
@@ -127,13 +137,13 @@ class PathFinder:
         """Return candidates, the one to take first.
 
         Order: relayed paths that beat direct by `enter_ms`, direct, the other relayed paths; each group by rising cost, but those within
-        `spread_ms` of the best relayed one are shuffled.
+        `spread_ms` of the best relayed one are shuffled, and then put by rising price.
 
         Args:
             snapshot: raw one-way latencies of the group.
             ingress: sender; if it is no member, only direct is known.
             egress: receiver, not the ingress.
-            policy: margins, risk, number of relays; with `via`, the only relayed candidate is that path.
+            policy: margins, risk, number of relays, price; with `via`, the only relayed candidate is that path.
             rng: for the shuffle.
             relays_allowed: who may relay; `policy.avoid`, ingress and egress never do.
 
@@ -151,12 +161,12 @@ class PathFinder:
         direct = self._predict(snapshot, rows, (ingress, egress), (), policy)
         if policy.via:
             return [self._predict(snapshot, rows, (ingress, egress), policy.via, policy), direct]
-        found = _search(snapshot, rows, (ingress, egress), policy, relays_allowed)
+        found = _search(snapshot, rows, (ingress, egress), policy, relays_allowed, self.price_of)
         relayed = [self._predict(snapshot, rows, (ingress, egress), relays, policy) for relays in found]
         relayed.sort(key=lambda candidate: candidate.cost_ms)
         if relayed:
             close = [candidate for candidate in relayed if candidate.cost_ms <= relayed[0].cost_ms + policy.spread_ms]
-            relayed[: len(close)] = rng.sample(close, len(close))
+            relayed[: len(close)] = sorted(rng.sample(close, len(close)), key=lambda candidate: candidate.price_microtoken or 0)
         better = [candidate for candidate in relayed if candidate.gain_ms >= policy.enter_ms]
         return [*better, direct, *(candidate for candidate in relayed if not candidate.gain_ms >= policy.enter_ms)]
 
@@ -177,7 +187,14 @@ class PathFinder:
             f"{self.describe(relays)}, {_ms(predicted_ms)} raw, risk {_ms(risk_ms)}; "
             f"direct {_ms(direct_ms)} raw, risk {_ms(direct_risk_ms)}; gain {_ms(gain_ms)}"
         )
-        return PathCandidate(relays, predicted_ms, risk_ms, direct_ms, gain_ms, text, _loss_over_legs(snapshot, rows, nodes))
+        price = path_price(relays, self.price_of)
+        text += f"; {_words(price)}" if price != 0 else ""
+        return PathCandidate(relays, predicted_ms, risk_ms, direct_ms, gain_ms, text, _loss_over_legs(snapshot, rows, nodes), price)
+
+    def is_affordable(self, relays: Relays, policy: PathPolicy) -> bool:
+        """Say whether all relays of a path carry now, together for at most the policy's cap."""
+        price = path_price(relays, self.price_of)
+        return price is not None and price <= policy.price_max_microtoken
 
     def standbys(self, candidates: Sequence[PathCandidate], used: Iterable[Relays], count: int) -> list[PathCandidate]:
         """Return the first `count` relayed candidates that share no relay with `used` or with each other."""
@@ -198,6 +215,10 @@ class PathFinder:
 
 def _ms(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.1f} ms"
+
+
+def _words(price_microtoken: int | None) -> str:
+    return "a relay does not carry" if price_microtoken is None else f"{price_microtoken} microtokens a GB"
 
 
 def _rows(snapshot: Latencies) -> _Rows:
@@ -226,25 +247,30 @@ def _known(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _search(snapshot: Latencies, rows: _Rows, ends: tuple[NodeId, NodeId], policy: PathPolicy, allowed: RelaysAllowed) -> list[Relays]:
-    """Return up to CANDIDATES_MAX of the cheapest relayed paths, unordered."""
+def _search(
+    snapshot: Latencies, rows: _Rows, ends: tuple[NodeId, NodeId], policy: PathPolicy, allowed: RelaysAllowed, price_of: PriceOf | None
+) -> list[Relays]:
+    """Return up to CANDIDATES_MAX of the relayed paths of least latency and risk, unordered."""
     if policy.relays_max == 0 or not all(node in rows for node in ends):
         return []
     may_relay: Callable[[NodeId], bool] = _everybody
     if allowed is not None:
         may_relay = allowed if callable(allowed) else allowed.__contains__
     shunned = policy.avoid.union(ends)
-    relays = np.array([row for node, row in rows.items() if node not in shunned and may_relay(node)], dtype=np.intp)
-    if not relays.size:
+    asked = {row: path_price((node,), price_of) for node, row in rows.items() if node not in shunned and may_relay(node)}
+    priced = [(row, price) for row, price in asked.items() if price is not None and price <= policy.price_max_microtoken]
+    if not priced:
         return []
+    relays = np.array([row for row, _ in priced], dtype=np.intp)
+    budget = _Budget(np.array([price for _, price in priced], dtype=np.int64), policy.price_max_microtoken)
     first, last = _cost(snapshot, policy, (rows[ends[0]], relays)), _cost(snapshot, policy, (relays, rows[ends[1]]))
     found: list[_Found] = [((place,), cost) for place, cost in _cheapest(first + last + policy.relay_ms)]
     if policy.relays_max > 1:
         between = _cost(snapshot, policy, np.ix_(relays, relays)) + policy.relay_ms
         np.fill_diagonal(between, np.inf)
-        found += _pairs(first, between, last, policy.relay_ms)
+        found += _pairs(first, between, last, policy.relay_ms, budget)
         if policy.relays_max > 2:
-            found += _triples(first, between, last, policy.relay_ms)
+            found += _triples(first, between, last, policy.relay_ms, budget)
     found.sort(key=lambda path: path[1])
     return [tuple(snapshot.members[relays[place]] for place in places) for places, _ in found[:CANDIDATES_MAX]]
 
@@ -268,17 +294,33 @@ def _cheapest(cost: _Floats) -> list[tuple[int, float]]:
     return [(int(place), float(flat[place])) for place in best if np.isfinite(flat[place])]
 
 
-def _pairs(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[_Found]:
-    total = first[:, None] + between + last[None, :] + relay_ms
+class _Budget:
+    """Prices of the allowed relays, shape (n,), each within the cap; rules out what is above it together."""
+
+    def __init__(self, prices: _Ints, price_max: int) -> None:
+        self._prices = prices
+        self._price_max = price_max
+        self._is_needed = bool(prices.any())
+
+    def bound(self, cost: _Floats, through: int | None = None) -> _Floats:
+        """Return the cost of paths over relays i and j, and the one named, [i, j]: inf where they ask for too much."""
+        if not self._is_needed:
+            return cost
+        middle = 0 if through is None else int(self._prices[through])
+        return np.where(self._prices[:, None] + self._prices[None, :] > self._price_max - middle, np.inf, cost)
+
+
+def _pairs(first: _Floats, between: _Floats, last: _Floats, relay_ms: float, budget: _Budget) -> list[_Found]:
+    total = budget.bound(first[:, None] + between + last[None, :] + relay_ms)
     return [(divmod(place, len(last)), cost) for place, cost in _cheapest(total)]
 
 
-def _triples(first: _Floats, between: _Floats, last: _Floats, relay_ms: float) -> list[_Found]:
-    """For each (a, c) the best b between them; a min-plus product. The diagonal of `between` is inf, so b is neither a nor c."""
+def _triples(first: _Floats, between: _Floats, last: _Floats, relay_ms: float, budget: _Budget) -> list[_Found]:
+    """For each (a, c) the best b between them within the budget; a min-plus product. The diagonal of `between` is inf, so b is neither."""
     best = np.full(between.shape, np.inf)
     middle = np.zeros(between.shape, dtype=np.intp)
     for b in range(len(last)):
-        through_b = between[:, b, None] + between[None, b, :]
+        through_b = budget.bound(between[:, b, None] + between[None, b, :], b)
         is_less = through_b < best
         best[is_less] = through_b[is_less]
         middle[is_less] = b

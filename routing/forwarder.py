@@ -62,6 +62,19 @@ class Forwarder(Protocol):
         """Forget a peer's flows and statistics, as when it left. Unknown peers are fine."""
         ...
 
+    def throttle(self, neighbour: NodeId, tags: frozenset[int], *, is_exempt: bool, octets_per_s: int) -> None:
+        """Carry some of the packets that come from a neighbour at a low rate only, all of them together; the others as ever.
+
+        Args:
+            neighbour: whose packets.
+            tags: path tags of the packets that are slowed down, or of those that are not.
+            is_exempt: whether they are those that are not.
+            octets_per_s: of whole datagrams; what does not fit is dropped ("throttled"). 0: nothing is slowed down any more.
+
+        A path tag whose counters were evicted may escape until this is called again, so call it every second while it shall hold.
+        """
+        ...
+
     def receive(self, data: bytes, source: UdpAddress, rx_ns: int) -> None:
         """Take one datagram of the data plane; `rx_ns` is its receive stamp on the stamp clock. Never raises on hostile input."""
         ...

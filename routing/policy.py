@@ -17,9 +17,10 @@ from typing import TypeVar
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.routing.prices import PRICE_MICROTOKEN_MAX
 from srwan.types import NodeId
 
-__all__ = ["PathMode", "PathPolicy"]
+__all__ = ["PathMode", "PathPolicy", "Sla"]
 
 RELAYS_MAX = 3
 """Relays on one path: with the egress four segments, what an overlay MTU of 1,280 leaves room for on a 1,500 byte underlay."""
@@ -45,14 +46,16 @@ class PathMode(enum.Enum):
     them in order again and waits at most `hold_ms` for a missing one."""
 
 
-def _within(low: float, high: float, unit: str) -> Callable[[PathPolicy, attrs.Attribute[_Number], _Number], None]:
-    def check(_policy: PathPolicy, attribute: attrs.Attribute[_Number], value: _Number) -> None:
+def _within(
+    low: float, high: float, unit: str, section: str = "policy"
+) -> Callable[[PathPolicy | Sla, attrs.Attribute[_Number], _Number], None]:
+    def check(_policy: PathPolicy | Sla, attribute: attrs.Attribute[_Number], value: _Number) -> None:
         is_integer = attribute.type in ("int", int)
         is_number = isinstance(value, int if is_integer else (int, float)) and not isinstance(value, bool)
         if not (is_number and low <= value <= high):
             unit_text = f" {unit}" if unit else ""
             kind = "an integer" if is_integer else "a number"
-            raise ConfigError(f"policy.{attribute.name}", f"is {value!r}", f"use {kind} from {low:g} to {high:g}{unit_text}")
+            raise ConfigError(f"{section}.{attribute.name}", f"is {value!r}", f"use {kind} from {low:g} to {high:g}{unit_text}")
 
     return check
 
@@ -71,6 +74,20 @@ def _as_mode(mode: PathMode | str) -> PathMode:
 
 def _as_tuple(nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
     return tuple(nodes)
+
+
+@attrs.frozen(slots=True)
+class Sla:
+    """What a path must deliver: a service level agreement. `assurance` says how a path is held against it.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    owl_ms_max: float = attrs.field(validator=_within(0.1, 10_000, "ms", "policy.sla"))
+    """Longest one-way latency, ms; a true one, free of clock offsets as far as round trips tell."""
+    loss_max: float = attrs.field(default=0.02, validator=_within(0, 1, "", "policy.sla"))
+    """Largest share of lost packets, 0..1."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -118,6 +135,11 @@ class PathPolicy:
     """Missed answers that make a path suspect: no standby any more."""
     dead_after: int = attrs.field(default=3, validator=_within(2, 100, "missed answers"))
     """Missed answers that make a path dead: traffic leaves it."""
+    price_max_microtoken: int = attrs.field(default=0, validator=_within(0, PRICE_MICROTOKEN_MAX, "microtokens"))
+    """The most that one GB may cost over all relays of a path, microtokens; 0 = free relays only. Nobody spends without having said so."""
+    sla: Sla | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Sla)))
+    """Stay on the home path while it meets this, whatever else is faster or cheaper; leave it, for the cheapest path that does, when it
+    breaks it. None: leave it for what is better by `enter_ms`."""
 
     def __attrs_post_init__(self) -> None:
         if self.leave_ms >= self.enter_ms:
@@ -130,6 +152,8 @@ class PathPolicy:
             stranger = next((node for node in nodes if not isinstance(node, NodeId)), None)
             if stranger is not None:
                 raise ConfigError(f"policy.{key}", f"holds {stranger!r}", "use NodeIds of 32 bytes")
+        if self.via and self.sla is not None:
+            raise ConfigError("policy.sla", "is given beside policy.via", "forced relays are not judged; leave one of the two out")
         if len(set(self.via)) != len(self.via):
             raise ConfigError("policy.via", "names a node twice", "visit each relay once")
         both = self.avoid.intersection(self.via)

@@ -10,7 +10,8 @@ The pool opens, replaces, vetoes and gives up paths; it does not know which one 
   answers instead of 3. One that answers again within BLAME_AFTER_S only stalled: it must be confirmed by 10 answers, and the next stall
   is a death. One that died together with all others is not blamed, since the fault is likely ours; after 2 s another candidate has a try.
 
-Invariants: home is always in the pool and never vetoed; at most `policy.standbys` relayed paths besides home and the one in use.
+Invariants: home is always in the pool and never vetoed; at most `policy.standbys` relayed paths besides home and the one in use; none but
+home is opened over a relay that may not relay, or above the policy's price.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from collections.abc import Callable
 import attrs
 
 from srwan.routing.finder import Latencies, PathCandidate, PathFinder, Relays, RelaysAllowed
-from srwan.routing.path import PathLife, PathProbing, PathSignal, PathState, PathVetoed, VetoList
+from srwan.routing.path import PathLife, PathProbing, PathSignal, PathState, PathStatus, PathVetoed, VetoList
 from srwan.routing.policy import PathPolicy
+from srwan.routing.prices import path_price
 from srwan.routing.verdict import Evidence
 from srwan.routing.watch import PathWatch
 from srwan.types import NodeId
@@ -95,6 +97,24 @@ class WatchedPath:
     def is_answering(self, now: float) -> bool:
         """Whether it is usable and not even one answer is overdue."""
         return self.is_usable and now < self.watch.overdue_at
+
+    def status(self, used: WatchedPath) -> PathStatus:
+        """Return what it is, for those who look from outside; `used` is the path in use."""
+        return PathStatus(
+            self.relays,
+            self.watch.path_tag,
+            self.state,
+            self is used,
+            self.candidate.predicted_ms,
+            self.watch.live_ms,
+            self.watch.data_ms,
+            self.watch.samples[-1].rtt_ms if self.watch.samples else math.nan,
+            self.watch.loss,
+            self.candidate.explanation,
+            self.watch.rate.value,
+            self.watch.burst.value,
+            self.watch.back,
+        )
 
     @property
     def timer(self) -> float:
@@ -228,6 +248,24 @@ class PathPool:
             path.life.on(PathSignal.CLOSED)
             self._forget(path)
 
+    def describe(self, home: WatchedPath, offset_ms: float) -> str:
+        """Return "direct 231 ms, via a 158 ms, ...": home first, then by rising cost.
+
+        Raw latencies hold the offset of the two clocks. For the reader it is taken out as far as it is known (`clock_reference`), the same
+        for all paths: differences are exact, the level is off by half of the best round trip's asymmetry.
+        """
+        if math.isnan(offset_ms):
+            return "nothing measured"
+        words: list[str] = []
+        for path in sorted(self.all(), key=lambda path: (path is not home, path.value_ms)):
+            name = self._finder.describe(path.relays)
+            if path.is_usable:
+                lost = f" and {path.watch.loss:.0%} lost" if path.watch.loss_ms >= 1 else ""
+                words.append(f"{name} {path.watch.live_ms - offset_ms:.0f} ms{lost}")
+            elif path.state in (PathState.DEAD, PathState.SUSPECT):
+                words.append(f"{name} {'dead' if path.state is PathState.DEAD else 'silent'}")
+        return ", ".join(words)
+
     def _open(self, candidate: PathCandidate, now: float) -> WatchedPath:
         relays = candidate.relays
         life = self._vetoes.pardon(relays, now)
@@ -254,8 +292,17 @@ class PathPool:
             if not self._vetoes.is_barred(candidate.relays, now) and self._is_allowed(candidate.relays)
         ]
 
+    def may_use(self, path: WatchedPath) -> bool:
+        """Say whether data may go by a watched path now: prices and time windows change while it is watched."""
+        return self._finder.is_affordable(path.relays, self._policy)
+
+    def cheapest(self, paths: list[WatchedPath]) -> list[WatchedPath]:
+        """Return those that ask for least now."""
+        prices = [path_price(path.relays, self._finder.price_of) or 0 for path in paths]
+        return [path for path, price in zip(paths, prices, strict=True) if price == min(prices)]
+
     def _is_allowed(self, relays: Relays) -> bool:
-        if not self._policy.avoid.isdisjoint(relays):
+        if not self._policy.avoid.isdisjoint(relays) or not self._finder.is_affordable(relays, self._policy):
             return False
         if self._allowed is None:
             return True

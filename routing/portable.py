@@ -27,6 +27,7 @@ from srwan.routing.payload import PAYLOAD_HEADER_BYTES, Notice, Payload, Payload
 from srwan.routing.relay import Delivered, NeedSession, Relay
 from srwan.routing.sid import Function, Sid, locator_of
 from srwan.routing.srh import NEXT_HEADER_SESSION, Srh
+from srwan.routing.throttle import TagLimit
 from srwan.routing.traffic import Drops, TagTable, TagTraffic, TrafficCount
 from srwan.types import NodeId, UdpAddress
 
@@ -143,6 +144,17 @@ class PortableForwarder:
             self._emit(outcome)
         elif outcome is not None:
             self._send(*outcome)
+
+    def throttle(self, neighbour: NodeId, tags: frozenset[int], *, is_exempt: bool, octets_per_s: int) -> None:
+        """Carry some of a neighbour's packets at a low rate only; see `Forwarder.throttle`."""
+        limits = self._relay.limits
+        held = limits.get(neighbour)
+        if not octets_per_s:
+            limits.pop(neighbour, None)
+        elif held is not None and held.octets_per_s == octets_per_s:
+            held.tags, held.is_exempt = tags, is_exempt
+        else:
+            limits[neighbour] = TagLimit(tags, is_exempt=is_exempt, octets_per_s=octets_per_s)
 
     def send_payload(self, path: Sequence[Sid], path_tag: int, peer: NodeId, plaintext: bytes) -> bool:
         """Send one payload along a path; see `Forwarder.send_payload`. Cost: 4 us and `send`."""

@@ -48,12 +48,14 @@ from srwan.routing.packet import (
     PACKET_BYTES_MIN,
     PAYLOAD_AT_MAX,
     PAYLOAD_AT_MIN,
+    TAG_BYTES,
     open_packet,
     seal_packet,
 )
 from srwan.routing.payload import Notice, NoticeReason
 from srwan.routing.sid import LOCATOR_BYTES, Function, Sid, locator_of
 from srwan.routing.srh import Srh
+from srwan.routing.throttle import TagLimit
 from srwan.routing.traffic import Drops, NeighbourTraffic, TagTable, TagTraffic
 from srwan.types import NodeId, UdpAddress
 
@@ -200,6 +202,9 @@ class Relay:
         """Packets sent on for others, by the neighbour they came from and path tag; octets of whole datagrams."""
         self.refused: dict[tuple[NodeId, int], Notice] = {}
         """Paths of packets that could not go on, by neighbour and path tag, at most REFUSED_MAX; its reader takes it away."""
+        self.limits: dict[NodeId, TagLimit] = {}
+        """Neighbours some of whose packets are carried at a low rate only."""
+        self._now = 0.0  # of the batch
 
     def set_members(self, members: Mapping[bytes, NodeId]) -> None:
         """Replace the map from locator to node: whom packets may go to. Cost: O(members), and plans are made anew."""
@@ -216,6 +221,7 @@ class Relay:
         """Forget a node's counters, as when it left. Unknown nodes are fine."""
         self.neighbours.pop(node, None)
         self.relayed.drop_owner(node)
+        self.limits.pop(node, None)
 
     def process(self, data: bytes, source: UdpAddress, rx_ns: int, now: float) -> Forwarded | Delivered | NeedSession | None:
         """Take one SR packet: `process_batch` of one, for tests and tools.
@@ -248,6 +254,7 @@ class Relay:
         """
         needed: list[NeedSession] = []
         hops: dict[NodeId, _Hop] = {}
+        self._now = now
         accounts: _Accounts = (_Neighbour(self._node_id), None, None)  # gets no packet
         onward, remote_index = b"", 0
         seal: Callable[[bytes, bytes, bytes], bytes] = _unset
@@ -388,6 +395,9 @@ class Relay:
         if previous is not None and previous != came_from.locator:
             return self._refusing(came_from, peer, srh, path_tag, "srh-previous")
         if onward:
+            limit = self.limits.get(peer)
+            if limit is not None and limit.covers(path_tag) and self._current(next_node) is not None:
+                return self._slow_down(came_from, peer, onward, next_node, path_tag, limit, outbox)
             hop = hops.get(next_node)
             if hop is not None:
                 return onward, hop, (came_from, hop.goes_to, self.relayed.touch(peer, path_tag)), None
@@ -412,6 +422,25 @@ class Relay:
             return b"", None, (came_from, None, None), ending
         hop = hops[node] = _Hop(link, self.neighbours.get(node) or self._admit(node), outbox.setdefault(address, []).append)
         return onward, hop, (came_from, hop.goes_to, self.relayed.touch(peer, path_tag)), None
+
+    def _slow_down(
+        self, came_from: _Neighbour, peer: NodeId, onward: bytes, node: NodeId, path_tag: int, limit: TagLimit, outbox: Outbox
+    ) -> _Lane:
+        """Send on what the limit lets through and drop the rest."""
+        ending, relayed = _Ending(peer), self.relayed.touch(peer, path_tag)
+
+        def pass_on(payload: bytes) -> None:
+            if not limit.take(LINK_HEADER_BYTES + len(onward) + TAG_BYTES + len(payload), self._now):
+                self._drops.count("throttled", peer)
+                return
+            sent = self.seal(node, onward, path_tag, payload)
+            if sent is not None:
+                outbox.setdefault(sent[1], []).append(sent[0])
+                relayed.packets += 1
+                relayed.octets += len(sent[0])
+
+        ending.divert = pass_on
+        return b"", None, (came_from, None, None), ending
 
     def _refusing(self, came_from: _Neighbour, peer: NodeId, srh: bytes, path_tag: int, reason: str) -> _Lane:
         if reason == "next-hop-unknown":

@@ -18,11 +18,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
 from srwan.clock import Clock
-from srwan.errors import LimitExceeded, NoPath, PathClosed, RoutingError
+from srwan.errors import LimitExceeded, NoPath, RoutingError
 from srwan.overlay.member_events import MemberLeft, ViewChanged
 from srwan.overlay.session import HandshakeUnanswered, SessionEstablished, SessionFailed, SessionRekeyed
 from srwan.overlay.trains import Train
@@ -31,15 +30,17 @@ from srwan.overlay.view import Role
 from srwan.routing.control import PathControl
 from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, FlowPacket, NoticeArrived
 from srwan.routing.finder import PathFinder, Relays
+from srwan.routing.flow import Flow, FlowEvent
 from srwan.routing.forwarder import Forwarder, ForwarderEvent
 from srwan.routing.handshake_ways import HandshakeWays
 from srwan.routing.in_band import HandshakeArrived
 from srwan.routing.load import RelayLoad
 from srwan.routing.packet import DATA_PLANE
 from srwan.routing.path import PathDied, PathSwitched
-from srwan.routing.payload import DATA_BYTES_MAX, TUNNEL_FLOW_MIN, DataFlags, Notice, NoticeReason, Payload, PayloadKind, encode_packets
+from srwan.routing.payload import TUNNEL_FLOW_MIN, DataFlags, Notice, NoticeReason, Payload, PayloadKind, encode_packets
 from srwan.routing.planes import make_forwarder
 from srwan.routing.policy import PathMode, PathPolicy
+from srwan.routing.prices import Prices
 from srwan.routing.reception import PathStatistics, StatisticsTable
 from srwan.routing.relay import NeedSession
 from srwan.routing.sid import Function, Sid, locator_of
@@ -64,100 +65,6 @@ ACCEPT_QUEUE_MAX = 64
 """New flows that wait for `accept`; more are left in their inboxes until there is room."""
 
 
-@attrs.frozen(slots=True)
-class FlowEvent:
-    """Something happened to the path of a flow: one of the events of `srwan.routing.control`."""
-
-    peer: NodeId
-    flow: int
-    event: object
-
-
-class Flow:
-    """Datagrams between this node and a peer, both ways. Made by `RoutingService.open` and `accept`."""
-
-    def __init__(self, service: RoutingService, inbox: FlowInbox, policy: PathPolicy) -> None:
-        self.peer = inbox.peer
-        self.id = inbox.flow
-        self.policy = policy
-        self.hold_ms = round(policy.hold_ms) if policy.mode is PathMode.SPREAD else 0
-        """How long the receiver may hold a packet back, ms."""
-        self.control: PathControl | None = None
-        """Chooses the path to the peer; None until the first packet is sent."""
-        self._service = service
-        self._inbox = inbox
-        self._next_seq = 0
-        self._has_news = trio.Event()
-        self._is_closed = False
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether this end was closed."""
-        return self._is_closed
-
-    def send_nowait(self, data: bytes) -> bool:
-        """Send one datagram on the active path.
-
-        Args:
-            data: at most DATA_BYTES_MAX bytes.
-
-        Returns:
-            Whether it left this host; False while no session is ready: it is lost then, as on a dead link.
-
-        Raises:
-            PathClosed: the flow was closed. ValueError: the datagram is too long.
-
-        Cost: 10 us.
-        """
-        if self._is_closed:
-            raise PathClosed(f"the flow to {self.peer!r} is closed; open a new path")
-        if len(data) > DATA_BYTES_MAX:
-            raise ValueError(f"a datagram of {len(data)} bytes, at most {DATA_BYTES_MAX} fit")
-        seq = self._next_seq
-        self._next_seq += 1
-        return self._service._send_data(self, PayloadKind.DATA, seq, data)
-
-    async def receive(self) -> FlowPacket:
-        """Wait for the next datagram, in order of arrival.
-
-        Raises:
-            PathClosed: the flow was closed, here or by the peer, and nothing waits any more.
-        """
-        await trio.lowlevel.checkpoint()
-        while not len(self._inbox):
-            if self._is_closed or self._inbox.closed_seq is not None:
-                raise PathClosed(f"the flow to {self.peer!r} was closed")
-            await self._has_news.wait()
-        return self._inbox.take(1)[0]
-
-    def close(self) -> None:
-        """End the flow and tell the peer, once per loss-prone path (CLOSE is not acknowledged). A second call does nothing."""
-        if self._is_closed:
-            return
-        if self.control is not None:
-            if self.id < TUNNEL_FLOW_MIN:
-                self._service._send_data(self, PayloadKind.CLOSE, self._next_seq, b"")
-            self.control.close(self._service.now())
-        self._is_closed = True
-        self._wake()
-        self._service._forget(self)
-
-    def send_packets(self, packets: Sequence[bytes]) -> int:
-        """Send IP packets of one version to the peer's gateway, on a flow of `open_tunnel`; return how many left this host.
-
-        Those are the first ones; the others are lost, as no session is ready. Raises PathClosed: the flow was closed. Cost: 8 us a packet.
-        """
-        if self._is_closed:
-            raise PathClosed(f"the flow to {self.peer!r} is closed; open a new path")
-        seq = self._next_seq
-        self._next_seq += len(packets)
-        return self._service._send_packets(self, seq, packets)
-
-    def _wake(self) -> None:
-        self._has_news.set()
-        self._has_news = trio.Event()
-
-
 class RoutingService:
     """Runs the paths of this node.
 
@@ -171,6 +78,7 @@ class RoutingService:
         name_of: a human's name of a node.
         datagrams: what the overlay receives from; it decides which data plane there can be.
         relay_cap_kbps: what it is willing to carry for others, kbit/s; None = whatever comes.
+        prices: what relays ask for; None = nothing.
     """
 
     def __init__(
@@ -185,6 +93,7 @@ class RoutingService:
         name_of: Callable[[NodeId], str],
         datagrams: DatagramTransport | None = None,
         relay_cap_kbps: float | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self._node_id = node_id
         self._clock = clock
@@ -192,7 +101,9 @@ class RoutingService:
         self._gossip = gossip
         self._rng = rng
         self._name_of = name_of
-        self._finder = PathFinder(name_of)
+        self._finder = PathFinder(name_of, self._price_of)
+        self.prices = prices
+        """What relays ask for; may be set at any time."""
         self.forwarder: Forwarder = make_forwarder(
             datagrams,
             node_id,
@@ -447,7 +358,10 @@ class RoutingService:
 
     def _may_relay(self, node: NodeId) -> bool:
         member = self._overlay.view.get(node)
-        return member is not None and Role.RELAY in member.roles and self._gossip.is_trusted(node)
+        return member is not None and Role.RELAY in member.roles and self._gossip.is_trusted(node) and self._price_of(node) is not None
+
+    def _price_of(self, node: NodeId) -> int | None:
+        return 0 if self.prices is None else self.prices.price_microtoken(node, self._clock.wall_ns())
 
     def _rank_all(self, now: float) -> None:
         """Show all open paths the newest matrix, and forget the tags of paths that were given up."""
@@ -510,7 +424,9 @@ class RoutingService:
     def _send_packets(self, flow: Flow, seq: int, packets: Sequence[bytes]) -> int:
         """Send IP packets on the active path of a tunnel's flow, until one cannot be sent. What follows from the path is done once."""
         control = flow.control or self._control_of(flow)
-        relays, path_tag = control.active
+        if not (routes := control.routes()):
+            return 0
+        relays, path_tag = routes[0]
         is_ipv4 = packets[0][0] >> 4 == 4
         path = _segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
         stamp_ns = self._gossip.read_stamp_ns()  # they leave together
@@ -582,7 +498,11 @@ class RoutingService:
         """Return who may relay to a peer by the policy of some flow to it."""
         policies = [flow.policy for flow in self._flows.values() if flow.peer == peer]
         free = [policy for policy in policies if policy.relays_max and not policy.via]
-        allowed = [node for node in self._overlay.view.ids if any(node not in policy.avoid for policy in free)]
+        allowed = [
+            node
+            for node in self._overlay.view.ids
+            if any(node not in policy.avoid and self._finder.is_affordable((node,), policy) for policy in free)
+        ]
         return [node for node in allowed if node != self._node_id and self._may_relay(node)]
 
     def _tell(self, event: object) -> None:

@@ -27,8 +27,10 @@ DROP_PEERS_MAX = 4096
 
 Entry = TypeVar("Entry")
 
-_BLAMELESS = frozenset({"session", "payload-session", "no-session", "next-hop-unknown", "inbox-full", "flow-evicted", "events-full"})
-"""Drops that happen among honest nodes: after a restart, while a view settles, or when an application reads too slowly."""
+_BLAMELESS = frozenset(
+    {"session", "payload-session", "no-session", "next-hop-unknown", "inbox-full", "flow-evicted", "events-full", "throttled"}
+)
+"""Drops that happen among honest nodes: after a restart, while a view settles, when an application reads too slowly, or for a debt."""
 
 
 class TrafficCount(NamedTuple):

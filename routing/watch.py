@@ -485,19 +485,29 @@ class PathWatch:
 
     @property
     def loss_ms(self) -> float:
-        """What the loss that is beyond doubt is worth, ms, 0..LOSS_MS_MAX: the worse of the two windows."""
+        """What the loss that is beyond doubt is worth, ms, 0..LOSS_MS_MAX."""
+        return min(LOSS_MS_MAX, self._policy.loss_cost_ms * self.proved_loss)
+
+    @property
+    def proved_loss(self) -> float:
+        """Share of packets lost beyond doubt, 0..1: the worse of the two windows."""
         proved = 0.0
         for window in LOSS_WINDOWS:
             lost, sent = self._losses(window)
             if lost:
                 proved = max(proved, max(0.0, math.sqrt(lost) - LOSS_DOUBT) ** 2 / sent)
-        return min(LOSS_MS_MAX, self._policy.loss_cost_ms * proved)
+        return proved
 
     @property
     def seen_loss_ms(self) -> float:
         """What all loss of the long window is worth at face value, ms, 0..LOSS_MS_MAX."""
+        return min(LOSS_MS_MAX, self._policy.loss_cost_ms * self.seen_loss)
+
+    @property
+    def seen_loss(self) -> float:
+        """Share of packets lost over the long window, 0..1, at face value."""
         lost, sent = self._losses(LOSS_WINDOWS[-1])
-        return min(LOSS_MS_MAX, self._policy.loss_cost_ms * lost / sent) if lost else 0.0
+        return lost / sent if lost else 0.0
 
     def _losses(self, window: int) -> tuple[int, int]:
         """Return (lost, sent) over the last `window` keep-alives and the DATA between their answers."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from srwan.config import CONFIG_BYTES_MAX, KEYS, NodeConfig, load_config, make_config, parse_address
 from srwan.errors import ConfigError
 from srwan.kernel_config import Delivery, KernelSettings
+from srwan.settlement_config import SettlementSettings, WalletSettings
 from srwan.tun_config import TunConfig, TunRoute
 from srwan.types import GeoAsn
 
@@ -61,6 +62,15 @@ hmac_key_file = "/etc/srwan/hmac"
 require_hmac = true
 [ditex]
 path = "/var/lib/srwan/ditex.sqlite"
+[settlement]
+url = "http://127.0.0.1:8545"
+contract = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+chain_id = 31337
+confirmations = 3
+journal = "/var/lib/srwan/outbox"
+[wallet]
+keystore = "/var/lib/srwan/wallet.json"
+passphrase_file = "/etc/srwan/wallet.passphrase"
 """
 
 
@@ -90,6 +100,14 @@ def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None
             is_hmac_required=True,
         ),
         ditex=Path("/var/lib/srwan/ditex.sqlite"),
+        settlement=SettlementSettings(
+            url="http://127.0.0.1:8545",
+            contract="0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            chain_id=31337,
+            confirmations=3,
+            journal=Path("/var/lib/srwan/outbox"),
+        ),
+        wallet=WalletSettings(keystore=Path("/var/lib/srwan/wallet.json"), passphrase_file=Path("/etc/srwan/wallet.passphrase")),
         tun=TunConfig(
             is_enabled=True,
             name="wan0",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 EXPECTED = {
     "hello_path.py": r"^b'hello' came by direct: ",
     "swarm_in_one_process.py": r"(?s)eu-central-1 .* ms\n.*b'around the congestion' came via .*: direct \d+ ms, via ",
+    "one_gigabyte.py": r"(?s)relay 2 earned +3,299,999 .*validator pool +25,000 .*dividend pool +75,000 .*: conserved\n$",
     "two_paths_at_once.py": r"^single: 1\d\d of 200 datagrams came, 0 of them twice\nrepeat: (1[89]\d|200) of 200 .* came, 0 of them",
 }
 

@@ -153,6 +153,10 @@ class Settlement(Protocol):
         """Return the wallet to which a quorum of validators has bound a router, or None."""
         ...
 
+    async def binding_sequence(self, node: NodeId) -> int:
+        """Return the sequence of a router's binding, 0 if it has none: the next one must be greater."""
+        ...
+
     async def validators(self) -> ValidatorSet:
         """Return the validators."""
         ...
@@ -229,8 +233,12 @@ class Settlement(Protocol):
         """Let the wallet's balance vote for a candidate; None takes the vote back. Moves no tokens."""
         ...
 
+    async def seat(self, key: WalletKey, candidate: Address) -> None:
+        """Give a candidate one of the seats that share the dividend: a free one, or that of a holder with fewer votes. Anyone may."""
+        ...
+
     async def pay_dividend(self, key: WalletKey) -> int:
-        """Pay the dividend pool to the wallets with most votes, and return how much."""
+        """Pay the dividend pool to those who have a seat, by their votes, and return how much."""
         ...
 
     async def pay_validators(self, key: WalletKey) -> int:

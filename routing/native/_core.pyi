@@ -55,6 +55,8 @@ class Plane:
         """Forget a peer and its counters, unless it has a session or is a member."""
     def reset_peer(self, number: int, /) -> None:
         """Set a peer's counters to zero and forget its path tags."""
+    def set_limit(self, number: int, octets_per_s: int, is_exempt: bool, path_tags: list[int], /) -> None:
+        """Carry a peer's packets of these path tags, or of all but these, at a low rate together; 0: all as they come."""
     def set_members(self, members: list[tuple[int, bool]], /) -> None:
         """Replace whom packets may go to; (number, True): packets for it go up."""
     def set_role(self, is_relay: bool, functions: list[int], /) -> None:

@@ -128,6 +128,25 @@ static PyObject *plane_reset_peer_method(PlaneObject *self, PyObject *number) {
     Py_RETURN_NONE;
 }
 
+static PyObject *plane_set_limit_method(PlaneObject *self, PyObject *args) {
+    unsigned long long number, octets_per_s;
+    int is_exempt;
+    PyObject *list;
+    if (!PyArg_ParseTuple(args, "KKpO!", &number, &octets_per_s, &is_exempt, &PyList_Type, &list))
+        return NULL;
+    Py_ssize_t count = PyList_Size(list);
+    if (count > LIMIT_TAGS_MAX || octets_per_s > LIMIT_OCTETS_PER_S_MAX)
+        return PyErr_Format(PyExc_ValueError, "a limit names up to %d path tags, at up to 4 GB/s", LIMIT_TAGS_MAX);
+    uint64_t tags[LIMIT_TAGS_MAX];
+    for (Py_ssize_t i = 0; i < count; i++) {
+        tags[i] = PyLong_AsUnsignedLongLong(PyList_GetItem(list, i));
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    plane_set_limit(self->plane, number, octets_per_s, is_exempt != 0, tags, (size_t)count);
+    Py_RETURN_NONE;
+}
+
 static PyObject *plane_set_members_method(PlaneObject *self, PyObject *list) {
     struct member members[PEERS_MAX];
     if (!PyList_Check(list) || PyList_Size(list) > PEERS_MAX)
@@ -231,6 +250,7 @@ static PyMethodDef plane_methods[] = {
     {"add_peer", (PyCFunction)plane_add_peer_method, METH_VARARGS, "add_peer(number, locator) -> bool"},
     {"remove_peer", (PyCFunction)plane_remove_peer_method, METH_O, "remove_peer(number) -> bool"},
     {"reset_peer", (PyCFunction)plane_reset_peer_method, METH_O, "reset_peer(number)"},
+    {"set_limit", (PyCFunction)plane_set_limit_method, METH_VARARGS, "set_limit(number, octets_per_s, is_exempt, [path_tag, ...])"},
     {"set_members", (PyCFunction)plane_set_members_method, METH_O, "set_members([(number, is_upward), ...])"},
     {"set_role", (PyCFunction)plane_set_role, METH_VARARGS, "set_role(is_relay, [function, ...])"},
     {"add_session", (PyCFunction)plane_add_session_method, METH_VARARGS,

@@ -35,6 +35,8 @@ __all__ = ["NativeForwarder"]
 
 OPENED_PER_BATCH_MAX = 256
 """Payloads taken from the plane at once: 2 ms of Python; the rest waits for the next turn of the loop."""
+LIMIT_TAGS_MAX = 4096
+"""Path tags that a limit names (plane.h); those beyond are throttled, or not, as if not named."""
 HEADERS_KEPT = 4096
 """Decoded segment lists of packets that ended here, one for each path to this node."""
 NO_TRAFFIC = TrafficCount(0, 0)
@@ -100,6 +102,11 @@ class NativeForwarder(PortableForwarder):
         """Forget a peer's flows and statistics; see `Forwarder.drop_peer`."""
         super().drop_peer(peer)
         self._tables.drop_peer(peer)
+
+    def throttle(self, neighbour: NodeId, tags: frozenset[int], *, is_exempt: bool, octets_per_s: int) -> None:
+        """Carry some of a neighbour's packets at a low rate only; see `Forwarder.throttle`."""
+        super().throttle(neighbour, tags, is_exempt=is_exempt, octets_per_s=octets_per_s)
+        self._plane.set_limit(self._tables.number_of(neighbour), octets_per_s, is_exempt, sorted(tags)[:LIMIT_TAGS_MAX])
 
     # --- in ---------------------------------------------------------------------------------------------------------
 

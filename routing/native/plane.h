@@ -50,8 +50,13 @@ enum {
     DATAGRAM_UP_BYTES_MAX = 2048,  /* as overlay/udp.py: nothing we send exceeds a 1,500-byte underlay */
     DROP_NOTES_MAX = 64,           /* notes of drops in NOTES_AGAIN_NS; beyond it only counters go on */
     ASKS_MAX = 200,                /* packets in ASK_AGAIN_NS that go up for want of a next hop: all that routing/notice.py tells */
-    ERRNO_MAX = 256
+    ERRNO_MAX = 256,
+    LIMIT_TAGS_MAX = 4096,    /* path tags that one limit names: 64 sessions of 64 */
+    LIMIT_BURST_OCTETS = 3000 /* two packets at any rate; else half a second of it */
 };
+
+#define NS_PER_S UINT64_C(1000000000)
+#define LIMIT_OCTETS_PER_S_MAX UINT64_C(4000000000) /* a second of it fits 64 bits in octets times NS_PER_S */
 
 #define COUNTER_MAX (UINT64_C(1) << 63) /* sessions are replaced at 2**31; a key that gets here seals nothing any more */
 #define NOTES_AGAIN_NS INT64_C(1000000000) /* a flood of bad packets must not keep Python busy with reading of it */
@@ -59,6 +64,15 @@ enum {
                                             routing/notice.py tells the neighbour */
 
 struct session;
+
+/* Some of a neighbour's packets are carried at a low rate, as routing/throttle.py: one token bucket for all of them. */
+struct limit {
+    uint64_t octets_per_s; /* 0: no limit */
+    bool is_exempt;        /* the marked path tags are those left out */
+    uint32_t mark;         /* of the path tags that are named now; rises, so that older marks mean nothing */
+    uint64_t tokens;       /* octets times NS_PER_S */
+    int64_t filled_ns;     /* on the clock of receive stamps */
+};
 
 struct peer {
     uint64_t number; /* Python's; never 0 and never used again */
@@ -69,6 +83,7 @@ struct peer {
     struct session *current; /* to send with, or NULL */
     struct traffic in, out;
     uint64_t drops[REASONS];
+    struct limit limit;
     struct tag_owner tags;
 };
 
@@ -155,6 +170,9 @@ bool plane_remove_peer(struct plane *plane, uint64_t number);
 
 /* Set a peer's counters to zero and forget its path tags. */
 void plane_reset_peer(struct plane *plane, uint64_t number);
+
+/* Carry some of a peer's packets at a low rate: those of these path tags, or all but those. 0 octets/s: as they come. Unknown: nothing. */
+void plane_set_limit(struct plane *plane, uint64_t number, uint64_t octets_per_s, bool is_exempt, const uint64_t *tags, size_t count);
 
 /* A peer that packets may go to. */
 struct member {

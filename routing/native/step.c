@@ -182,8 +182,32 @@ static enum verdict open_payload(struct plane *plane, const struct peer *neighbo
     return VERDICT_OPENED;
 }
 
+/* Whether a packet may go on: not one of those that are slowed down, or there is room for it. */
+static bool limit_takes(struct plane *plane, struct peer *from, uint64_t path_tag, size_t length, int64_t now_ns) {
+    struct limit *limit = &from->limit;
+    const struct tag_entry *entry = tags_peek(&plane->relayed, &from->tags, path_tag);
+    bool is_named = entry && entry->mark == limit->mark;
+    if (is_named == limit->is_exempt)
+        return true;
+    uint64_t half_a_second = limit->octets_per_s * (NS_PER_S / 2), least = LIMIT_BURST_OCTETS * NS_PER_S;
+    uint64_t depth = half_a_second > least ? half_a_second : least;
+    if (limit->filled_ns != INT64_MIN && now_ns > limit->filled_ns) {
+        uint64_t elapsed_ns = (uint64_t)(now_ns - limit->filled_ns);
+        limit->tokens += limit->octets_per_s * (elapsed_ns < NS_PER_S ? elapsed_ns : NS_PER_S);
+        limit->tokens = limit->tokens < depth ? limit->tokens : depth;
+    }
+    if (limit->filled_ns < now_ns)
+        limit->filled_ns = now_ns;
+    if (limit->tokens < length * NS_PER_S)
+        return false;
+    limit->tokens -= length * NS_PER_S;
+    return true;
+}
+
 static enum verdict forward(struct plane *plane, struct peer *from, struct session *link, struct link_header *header, uint8_t *srh,
-                            size_t srh_bytes, uint8_t *data, size_t length, const struct address *source) {
+                            size_t srh_bytes, uint8_t *data, size_t length, const struct address *source, int64_t rx_ns) {
+    if (from->limit.octets_per_s && !limit_takes(plane, from, header->path_tag, length, rx_ns))
+        return refuse(plane, REASON_THROTTLED, from, source);
     srh[3]--;
     enum reason reason = seal_link(link, header, srh, srh_bytes, data, length);
     if (reason)
@@ -224,7 +248,7 @@ enum verdict plane_step(struct plane *plane, uint8_t *data, size_t length, const
     if (plan.verdict == VERDICT_OPENED)
         return open_payload(plane, peer, &header, srh, srh_bytes, data + payload_at, source, rx_ns);
     *next = plan.onward;
-    return forward(plane, peer, plan.onward, &header, srh, srh_bytes, data, length, source);
+    return forward(plane, peer, plan.onward, &header, srh, srh_bytes, data, length, source, rx_ns);
 }
 
 /* --- ingress --- */

@@ -106,6 +106,25 @@ void plane_reset_peer(struct plane *plane, uint64_t number) {
         tags_drop_owner(&plane->relayed, &peer->tags);
         peer->in = peer->out = (struct traffic){0};
         memset(peer->drops, 0, sizeof peer->drops);
+        peer->limit.octets_per_s = 0;
+    }
+    plane_unlock(plane);
+}
+
+void plane_set_limit(struct plane *plane, uint64_t number, uint64_t octets_per_s, bool is_exempt, const uint64_t *tags, size_t count) {
+    plane_lock(plane);
+    struct peer *peer = map_get(&plane->peers, number);
+    if (peer) {
+        struct limit *limit = &peer->limit;
+        if (limit->octets_per_s != octets_per_s) {
+            limit->tokens = LIMIT_BURST_OCTETS * NS_PER_S;
+            limit->filled_ns = INT64_MIN;
+        }
+        limit->octets_per_s = octets_per_s;
+        limit->is_exempt = is_exempt;
+        limit->mark = limit->mark == UINT32_MAX ? 1 : limit->mark + 1;
+        for (size_t i = 0; octets_per_s && i < count; i++)
+            tags_touch(&plane->relayed, &peer->tags, tags[i])->mark = limit->mark;
     }
     plane_unlock(plane);
 }

@@ -3,7 +3,7 @@
  * Tags are chosen by strangers. Every entry belongs to an owner, the authenticated neighbour; when the table is full the newcomer loses
  * its least recently used entry if it holds its share or more, else the owner that holds most does. Whoever sprays tags evicts its own.
  *
- * Entries lie in one pool of TAGS_MAX, reserved but not touched before use (56 B each), and refer to each other by number.
+ * Entries lie in one pool of TAGS_MAX, reserved but not touched before use (64 B each), and refer to each other by number.
  */
 #ifndef SRWAN_TAGS_H
 #define SRWAN_TAGS_H
@@ -34,6 +34,7 @@ struct tag_entry {
     struct tag_owner *owner;
     struct traffic traffic;
     int64_t asked_ns;      /* when a packet of it went up for want of a next hop, on the clock of receive stamps; INT64_MIN: never */
+    uint32_t mark;         /* the owner's limit whose list names it; 0: none */
     uint32_t older, newer; /* in the owner's list */
     uint32_t chain;        /* next in the bucket, or next free */
 };

@@ -71,7 +71,8 @@ enum {
     X(PAYLOAD_AUTH, "payload-auth")                                                                                                   \
     X(QUEUE_FULL, "queue-full")                                                                                                       \
     X(NOT_SEALED, "not-sealed")                                                                                                       \
-    X(ADDRESS, "address")
+    X(ADDRESS, "address")                                                                                                             \
+    X(THROTTLED, "throttled")
 
 enum reason {
 #define REASON_SYMBOL(symbol, name) REASON_##symbol,

@@ -17,6 +17,8 @@ import attrs
 
 from srwan.errors import ConfigError
 from srwan.kernel_config import KERNEL_KEYS, KernelSettings, kernel_settings
+from srwan.offer_config import OFFER_KEYS, OfferSettings, make_offer_settings
+from srwan.settlement_config import SETTLEMENT_KEYS, WALLET_KEYS, SettlementSettings, WalletSettings, settlement_settings, wallet_settings
 from srwan.tun_config import TUN_KEYS, TunConfig, make_tun_config
 from srwan.types import GeoAsn, UdpAddress
 
@@ -71,8 +73,9 @@ class NodeConfig:
     """What moves packets: "native" (the C extension), "portable", or "auto": native where it was built."""
     lone_after_s: float = 6.0
     """join.lone_after_s, 0..300: how long to look for a group before founding one."""
-    ditex: Path | None = None
-    """ditex.path: SQLite file of the record store. None: state_dir/ditex.sqlite, or no store without state_dir."""
+    ditex: Path | str | None = None
+    """ditex.path: SQLite file of the record store, or "etcd:URL,URL,..." for a cluster. None: state_dir/ditex.sqlite, or no store without
+    state_dir."""
 
     tun: TunConfig = attrs.field(factory=TunConfig)
     """The TUN gateway: keys tun.enabled, tun.name, tun.addresses, tun.routes, tun.announce, tun.host, tun.via,
@@ -81,12 +84,56 @@ class NodeConfig:
     kernel: KernelSettings = attrs.field(factory=KernelSettings)
     """The kernel data plane: the keys of `srwan.kernel_config`."""
 
+    offer: OfferSettings | None = None
+    """What this router asks for carrying others' packets: the keys of `srwan.offer_config`. None: it carries for nothing."""
+
+    settlement: SettlementSettings = attrs.field(factory=SettlementSettings)
+    """The engine that settles: keys settlement.url, settlement.contract, settlement.chain_id, settlement.confirmations,
+    settlement.journal."""
+
+    wallet: WalletSettings = attrs.field(factory=WalletSettings)
+    """The wallet of this router: keys wallet.keystore, wallet.passphrase_file."""
+
     @property
-    def ditex_path(self) -> Path | None:
-        """Where the record store lies, or None for none."""
+    def ditex_where(self) -> str | None:
+        """Where the record store is, as `open_store_at` takes it; None for none."""
         if self.ditex is not None:
-            return self.ditex
-        return None if self.state_dir is None else self.state_dir / "ditex.sqlite"
+            return str(self.ditex)
+        return None if self.state_dir is None else str(self.state_dir / "ditex.sqlite")
+
+    @property
+    def carries(self) -> bool:
+        """Whether this router relays: roles.relay, unless the price is infinite."""
+        return self.is_relay and (self.offer is None or self.offer.carries)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether others are told neither name nor place."""
+        return self.offer is not None and self.offer.is_anonymous
+
+    @property
+    def relay_cap_kbps(self) -> int | None:
+        """What it is willing to carry for others, kbit/s; None = whatever comes."""
+        return None if self.offer is None else self.offer.rate_kbps or None
+
+    @property
+    def wallet_path(self) -> Path | None:
+        """Where the key file of the wallet lies, or None for none."""
+        if self.wallet.keystore is not None:
+            return self.wallet.keystore
+        return None if self.state_dir is None else self.state_dir / "wallet.json"
+
+    @property
+    def settlement_journal_path(self) -> Path | None:
+        """Where the embedded engine keeps its state, or transactions on their way to a node; None for memory only."""
+        if self.settlement.journal is not None:
+            return self.settlement.journal
+        return None if self.state_dir is None else self.state_dir / "settlement.journal"
+
+    @property
+    def accounting_journal_path(self) -> Path | None:
+        """Where sessions and tickets are kept, or None for none."""
+        return None if self.state_dir is None else self.state_dir / "accounting.journal"
 
 
 def _text(key: str, value: Any, *, characters_min: int, characters_max: int) -> str:
@@ -111,6 +158,10 @@ def _number(key: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ConfigError(key, f"{value!r} is out of range", f"give a number in {low:g}..{high:g}")
     return float(value)
+
+
+def _store(key: str, value: Any) -> Path | str | None:
+    return value if isinstance(value, str) and value.startswith("etcd:") else _path(key, value)
 
 
 def _path(key: str, value: Any) -> Path | None:
@@ -178,13 +229,22 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "pulse.period_s": ("pulse_period_s", lambda key, value: _number(key, value, 0.5, 60)),
     "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 60)),
     "join.lone_after_s": ("lone_after_s", lambda key, value: _number(key, value, 0, 300)),
-    "ditex.path": ("ditex", _path),
+    "ditex.path": ("ditex", _store),
     "data_plane": ("data_plane", _data_plane),
 }
 _LOCATION_KEYS = ("location.country", "location.lat", "location.lon", "location.asn")
-KEYS = (*_FIELDS, *_LOCATION_KEYS, *TUN_KEYS, *KERNEL_KEYS)
+KEYS = (*_FIELDS, *_LOCATION_KEYS, *TUN_KEYS, *KERNEL_KEYS, *OFFER_KEYS, *SETTLEMENT_KEYS, *WALLET_KEYS)
 """All keys of the configuration file, dotted."""
-_SECTIONS = {"location": GeoAsn, "tun": TunConfig, "kernel": KernelSettings}
+_SECTIONS = {
+    "location": GeoAsn,
+    "tun": TunConfig,
+    "kernel": KernelSettings,
+    "offer": OfferSettings,
+    "settlement": SettlementSettings,
+    "wallet": WalletSettings,
+}
+_PARSED_KEYS = frozenset((*_LOCATION_KEYS, *TUN_KEYS, *KERNEL_KEYS, *OFFER_KEYS, *SETTLEMENT_KEYS, *WALLET_KEYS))
+"""Keys of sections that are checked as a whole."""
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -238,7 +298,7 @@ def load_config(path: Path) -> NodeConfig:
 def _build(flat: Mapping[str, Any]) -> NodeConfig:
     fields: dict[str, Any] = {}
     for key, value in flat.items():
-        if key in _LOCATION_KEYS or key in TUN_KEYS or key in KERNEL_KEYS:
+        if key in _PARSED_KEYS:
             continue
         if key not in _FIELDS:
             near = difflib.get_close_matches(key, KEYS, 1)
@@ -253,4 +313,11 @@ def _build(flat: Mapping[str, Any]) -> NodeConfig:
         fields["kernel"] = kernel_settings({key: flat[key] for key in KERNEL_KEYS if key in flat})
         if fields["kernel"].is_native and fields.get("data_plane", "auto") == "auto":
             fields["data_plane"] = "portable"  # the native plane takes no native SRv6
+    if any(key in flat for key in OFFER_KEYS):
+        fields["offer"] = make_offer_settings({key.removeprefix("offer."): flat[key] for key in OFFER_KEYS if key in flat})
+    if any(key in flat for key in SETTLEMENT_KEYS):
+        values = {key.removeprefix("settlement."): flat[key] for key in SETTLEMENT_KEYS if key in flat}
+        fields["settlement"] = settlement_settings(values)
+    if any(key in flat for key in WALLET_KEYS):
+        fields["wallet"] = wallet_settings({key.removeprefix("wallet."): flat[key] for key in WALLET_KEYS if key in flat})
     return NodeConfig(**fields)

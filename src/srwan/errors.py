@@ -15,6 +15,7 @@ __all__ = [
     "LedgerError",
     "LimitExceeded",
     "LocalProtocolError",
+    "NoOffer",
     "NoPath",
     "NoSession",
     "OverlayError",
@@ -179,6 +180,17 @@ class InsufficientEscrow(LedgerError):
 
 class TicketSpent(LedgerError):
     """A ticket claims nothing beyond what was settled or signed before. What was paid stays paid, once."""
+
+
+class NoOffer(LedgerError):
+    """A path cannot be bought now: a relay offers nothing, or not at this price. Nothing was reserved or sent."""
+
+    def __init__(self, relay: bytes, problem: str, remedy: str) -> None:
+        super().__init__(f"relay {relay.hex()[:12]}: {problem}; {remedy}")
+        self.relay = relay
+        """NodeId of the relay at which it failed, or of the first if it is the sum."""
+        self.problem = problem
+        self.remedy = remedy
 
 
 class WalletLocked(LedgerError):

@@ -69,4 +69,11 @@ _SENTENCES = {
     "PathDied": "{reason}",
     "DirectRestored": "{reason}",
     "PathVetoed": "{reason}",
+    "SessionOpened": "pays up to {cap_microtoken} microtokens, {price_microtoken} for a GB, for the way over {relays} to {egress}",
+    "SessionRefused": "a session was refused: {reason}",
+    "TicketSigned": "owes {amount_microtoken} microtokens for {octets} octets",
+    "TicketReceived": "is owed {amount_microtoken} microtokens for {octets} octets by {consumer}",
+    "DebtThrottled": "carries packets of {node} at the free rate: {owed_octets} octets are not acknowledged",
+    "DebtCleared": "carries packets of {node} at full speed again",
+    "ClaimFiled": "claims {amount_microtoken} microtokens for {octets} octets",
 }

@@ -39,10 +39,12 @@ from srwan.routing.planes import choose_plane, open_transport
 from srwan.routing.policy import PathPolicy
 from srwan.routing.service import RoutingService
 from srwan.sole_error import sole_error
-from srwan.types import NodeId, UdpAddress
+from srwan.types import GeoAsn, NodeId, UdpAddress
 
 if TYPE_CHECKING:
     from srwan.gossip.owl import OwlSnapshot
+    from srwan.ledger_client.store import RecordStore
+    from srwan.money import Money, Purse
     from srwan.routing.gateway.service import GatewayService
     from srwan.routing.kernel.service import KernelService
 
@@ -105,7 +107,7 @@ async def open_sockets(config: NodeConfig, clock: Clock) -> AsyncIterator[Socket
 class Node:
     """A running segment router. Made by `open_node`."""
 
-    def __init__(self, config: NodeConfig, sockets: Sockets, clock: Clock) -> None:
+    def __init__(self, config: NodeConfig, sockets: Sockets, clock: Clock, money: Money | None = None) -> None:
         seed = secrets.randbits(64)
         self.config = config
         self.id: NodeId = sockets.identity.node_id
@@ -113,12 +115,12 @@ class Node:
         self.multiaddr = sockets.multiaddr
         """What others pass as `bootstrap`."""
         self._clock = clock
-        roles = Role.EGRESS | (Role.RELAY if config.is_relay else Role(0)) | (Role.INTRODUCER if config.is_introducer else Role(0))
+        roles = Role.EGRESS | (Role.RELAY if config.carries else Role(0)) | (Role.INTRODUCER if config.is_introducer else Role(0))
         roles |= Role.GATEWAY if config.tun.is_enabled else Role(0)
         overlay_config = OverlayConfig(
             network=config.network,
-            name=config.name,
-            location=config.location,
+            name="" if config.is_anonymous else config.name,
+            location=GeoAsn() if config.is_anonymous else config.location,
             roles=roles,
             announce_udp=_announced_udp(config, sockets),
             has_bootstrap=sockets.wait_reachable is not None,
@@ -144,7 +146,11 @@ class Node:
             rng=random.Random(seed + 2),
             name_of=self.name_of,
             datagrams=sockets.datagrams,
+            prices=None if money is None else money.book,
+            relay_cap_kbps=config.relay_cap_kbps,
         )
+        self.money = money
+        """What it pays and is paid; None if the settings name no settlement engine and no offer."""
         self.gateway: GatewayService | None = None
         """Packets of unmodified programs through a TUN; None if the settings do not ask for it."""
         self.kernel: KernelService | None = None
@@ -153,8 +159,10 @@ class Node:
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._placed = trio.Event()
         self._is_founder = False
-        for room in (self.overlay, self.gossip, self.routing):
+        for room in (self.overlay, self.gossip, self.routing, *(() if money is None else (money,))):
             room.on_event(self._tell)
+        if money is not None:
+            money.attach(self.overlay.view, self.gossip, self.routing)
 
     # --- who is here ------------------------------------------------------------------------------------------------
 
@@ -274,6 +282,7 @@ class Node:
             "extraordinary_paths": [describe(each, self.name_of) for each in self.routing.statistics.extraordinary()],
             "tun": None if self.gateway is None else self.gateway.status(),
             "kernel": None if self.kernel is None else self.kernel.status(),
+            "money": None if self.money is None else self.money.status(),
             "drops": self.drops(),
         }
 
@@ -326,7 +335,12 @@ class EventStream:
 
 @asynccontextmanager
 async def open_node(
-    config: NodeConfig | None = None, *, sockets: Sockets | None = None, clock: Clock | None = None, **settings: Any
+    config: NodeConfig | None = None,
+    *,
+    sockets: Sockets | None = None,
+    clock: Clock | None = None,
+    purse: Purse | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Node]:
     """Run a segment router for the duration of the block.
 
@@ -336,11 +350,13 @@ async def open_node(
         config: checked settings; or give them as keywords (`name="paris"`), see `NodeConfig`.
         sockets: opened sockets, to run over emulated links or in memory; None opens real ones.
         clock: the node's clock; None for the machine's.
+        purse: settlement engine and wallet; None opens those that the settings name, if any.
         settings: as for `make_config`; not together with `config`.
 
     Raises:
         ConfigError: a setting, file or port is not usable; nothing was started.
-        StoreUnavailable: the DITEX file is locked, damaged or cannot be written; nothing was started.
+        StoreUnavailable: the DITEX file or the journal of accounts is locked, damaged or cannot be written; nothing was started.
+        SettlementUnavailable, WalletLocked: what the settings name for money cannot be opened.
         OverlayError: bootstrap addresses were given and none could be reached within 30 s.
     """
     if config is not None and settings:
@@ -349,10 +365,11 @@ async def open_node(
     clock = clock or Clock()
     with sole_error():
         async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_store(config.ditex_path))
+            store = await stack.enter_async_context(open_store(config.ditex_where))
             if sockets is None:
                 sockets = await stack.enter_async_context(open_sockets(config, clock))
-            node = Node(config, sockets, clock)
+            money = await stack.enter_async_context(_open_money(config, sockets, clock, store, purse))
+            node = Node(config, sockets, clock, money)
             publisher = Publisher(store, sockets.identity, node.overlay.view, clock)
             node.gossip.on_report(publisher.publish)
             if config.tun.is_enabled:
@@ -363,6 +380,8 @@ async def open_node(
                 await nursery.start(node.overlay.run)
                 await nursery.start(node.gossip.run)
                 nursery.start_soon(node.routing.run)
+                if money is not None:
+                    await nursery.start(money.run)
                 if node.gateway is not None:
                     nursery.start_soon(node.gateway.run)
                 if node.kernel is not None:
@@ -373,6 +392,20 @@ async def open_node(
                 finally:
                     node.routing.close()
                     nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_money(
+    config: NodeConfig, sockets: Sockets, clock: Clock, store: RecordStore | None, purse: Purse | None
+) -> AsyncIterator[Money | None]:
+    """Open what the settings name for money; None for a node that neither pays nor asks a price."""
+    if purse is None and not config.settlement.is_enabled and config.offer is None:
+        yield None
+        return
+    from srwan.money import open_money  # noqa: PLC0415 - only for who asks for it
+
+    async with open_money(config, sockets.identity, clock, sockets.control, store, purse) as money:
+        yield money
 
 
 @contextmanager
@@ -395,7 +428,7 @@ async def _open_kernel(node: Node, clock: Clock) -> AsyncIterator[KernelService]
     from srwan.routing.kernel.service import KernelService, open_native  # noqa: PLC0415
 
     config = node.config
-    roles = Role.EGRESS | (Role.RELAY if config.is_relay else Role(0))
+    roles = Role.EGRESS | (Role.RELAY if config.carries else Role(0))
     async with open_kernel(config.kernel.interfaces, state_dir=config.state_dir, needs_hmac=config.kernel.is_hmac_required) as plane:
         with open_native(config.kernel) as tun:
             yield KernelService(

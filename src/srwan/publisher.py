@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -14,9 +13,9 @@ from srwan.clock import Clock
 from srwan.errors import RemoteProtocolError, StoreUnavailable
 from srwan.gossip.report import Report
 from srwan.identity import Identity
+from srwan.ledger_client.exchange.open_store import open_store_at
 from srwan.ledger_client.publish import records_of_report
 from srwan.ledger_client.record import Record
-from srwan.ledger_client.sqlite import SqliteStore
 from srwan.ledger_client.store import RecordStore
 from srwan.overlay.view import Member, View
 
@@ -26,6 +25,8 @@ log = logging.getLogger("srwan.publisher")
 
 PRUNE_EVERY_REPORTS = 60
 """Expired records are removed after so many reports: every 10 min at the default interval."""
+PRUNE_LEASE_S = 300
+"""A node that pruned keeps the right to for so long, s: half the time to its next turn, so that another may then take over."""
 
 
 class Publisher:
@@ -59,35 +60,41 @@ class Publisher:
         publication = await trio.to_thread.run_sync(make)
         try:
             outcome = await self._store.put_many(publication.records, wall_ns)
-            self._published += 1
-            if self._published % PRUNE_EVERY_REPORTS == 0:
-                await self._store.prune(wall_ns)
         except StoreUnavailable as error:
             log.warning("report %d/%d was not published: %s", report.epoch, report.sequence, error)
             return False
+        self._published += 1
+        if self._published % PRUNE_EVERY_REPORTS == 0:
+            await self._prune(self._store, wall_ns)
         for refusal in outcome.refused:
             if refusal.error.reason != "stale":  # another reporter was first with a newer row: nothing is lost
                 log.warning("the store refused record %d of a report: %s", refusal.index, refusal.error)
         return True
 
+    async def _prune(self, store: RecordStore, wall_ns: int) -> None:
+        """Remove what expired and superfluous history; of several nodes on one store only the one that gets the lease does."""
+        try:
+            if await store.lease("prune", self._identity.node_id, PRUNE_LEASE_S, wall_ns):
+                await store.prune(wall_ns)
+        except StoreUnavailable as error:
+            log.warning("the record store was not pruned: %s", error)
+
 
 @asynccontextmanager
-async def open_store(path: Path | None) -> AsyncIterator[RecordStore | None]:
+async def open_store(where: str | None) -> AsyncIterator[RecordStore | None]:
     """Open the node's record store for the duration of the block; None for a node without one.
 
+    Args:
+        where: as for `open_store_at`: a path, or "etcd:" and URLs.
+
     Raises:
-        StoreUnavailable: locked, damaged, or not permitted; says what to do.
+        StoreUnavailable: locked, damaged, out of reach, or not permitted; says what to do. ConfigError: malformed.
     """
-    if path is None:
+    if where is None:
         yield None
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = await SqliteStore.open(path)
-    try:
+    async with open_store_at(where) as store:
         yield store
-    finally:
-        with trio.CancelScope(shield=True):
-            await store.aclose()
 
 
 def member_name(record: Record) -> str:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +19,9 @@ import pytest
 from srwan.gossip.report import Report
 from srwan.gossip.row import Row, SignedRow, encode_owl, seal_row
 from srwan.identity import Identity
-from srwan.ledger_client.record import Record
+from srwan.ledger_client.record import Kind, Record, Version
 from srwan.ledger_client.report import NS_PER_S, GroupReport, RowReference, row_digest
+from srwan.ledger_client.statement import MARKET_GROUP, Statement
 from srwan.overlay.view import Member, Role
 from srwan.types import GeoAsn
 
@@ -105,10 +115,129 @@ def report_record_of(*rows: SignedRow, epoch: int = 5, sequence: int = 0, report
     return Record.of_report(report, IDENTITIES[reporter])
 
 
+def statement_of(
+    index: int,
+    seq: int = 1,
+    *,
+    kind: Kind = Kind.OFFER,
+    topic: bytes = b"",
+    content: bytes = b"\x01",
+    group: bytes = MARKET_GROUP,
+    lifetime_s: int = 900,
+) -> Statement:
+    """What member `index` says under `topic`."""
+    times = (WALL_NS, WALL_NS + lifetime_s * NS_PER_S)
+    return Statement(kind, group, IDENTITIES[index].node_id, topic, Version(BOOT, seq), *times, content)
+
+
+def statement_record_of(index: int, seq: int = 1, **changes: Any) -> Record:
+    """The same, signed, as a record in member `index`'s place."""
+    return statement_of(index, seq, **changes).record(IDENTITIES[index], PLACES[index])
+
+
 def gossip_report_of(rows: Sequence[SignedRow], *, epoch: int = 5, sequence: int = 0, reporter: int = 0) -> Report:
     """What gossip hands over to be published."""
     roster = tuple(identity.node_id for identity in IDENTITIES)
     return Report(GROUP, epoch, sequence, IDENTITIES[reporter].node_id, roster, ROSTER_DIGEST, tuple(rows))
+
+
+class EtcdCluster:
+    """Real etcd members on loopback, each killed by its own process id."""
+
+    def __init__(self, folder: Path, members: int) -> None:
+        ports = free_ports(2 * members)
+        self.endpoints = tuple(f"http://127.0.0.1:{port}" for port in ports[:members])
+        peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
+        cluster = ",".join(f"m{index}={peer}" for index, peer in enumerate(peers))
+        self._arguments = [
+            [
+                "etcd", "--name", f"m{index}", "--data-dir", str(folder / f"m{index}"),
+                "--listen-client-urls", client, "--advertise-client-urls", client,
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", cluster, "--initial-cluster-state", "new",
+            ]
+            for index, (client, peer) in enumerate(zip(self.endpoints, peers, strict=True))
+        ]  # fmt: skip
+        self._log = (folder / "etcd.log").open("wb")
+        self.processes = [self._start(arguments) for arguments in self._arguments]
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(arguments, stdout=self._log, stderr=self._log, env={**os.environ, "ETCD_LOG_LEVEL": "error"})
+
+    def post(self, index: int, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Ask one member of the cluster over its gateway."""
+        request = urllib.request.Request(self.endpoints[index] + path, json.dumps(asked).encode())
+        with urllib.request.urlopen(request, timeout=10) as response:
+            told: dict[str, Any] = json.loads(response.read())
+        return told
+
+    def wait_ready(self) -> None:
+        """Return when every member answers with a leader."""
+        for index in range(len(self.endpoints)):
+            for _attempt in range(300):
+                with contextlib.suppress(OSError, ValueError):
+                    if self.post(index, "/v3/maintenance/status", {}).get("leader", "0") != "0":
+                        break
+                assert self.processes[index].poll() is None, "etcd ended"
+                time.sleep(0.05)
+            else:
+                raise AssertionError("etcd does not answer")
+
+    def leader(self) -> int:
+        """Index of the member that leads."""
+        for index in range(len(self.endpoints)):
+            if self.processes[index].poll() is None:
+                told = self.post(index, "/v3/maintenance/status", {})
+                if told["header"]["member_id"] == told["leader"]:
+                    return index
+        raise AssertionError("nobody leads")
+
+    def kill(self, index: int) -> None:
+        """SIGKILL a member."""
+        self.processes[index].kill()
+        self.processes[index].wait()
+
+    def stop(self) -> None:
+        """End all members."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+        self._log.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def start_etcd(tmp_path: Path) -> Iterator[Callable[[int], EtcdCluster]]:
+    """Starts clusters of so many members; they end with the test."""
+    with contextlib.ExitStack() as started:
+
+        def start(members: int) -> EtcdCluster:
+            cluster = EtcdCluster(tmp_path, members)
+            started.callback(cluster.stop)
+            cluster.wait_ready()
+            return cluster
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def etcd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """One member for all tests of a module; each test takes a prefix of its own."""
+    cluster = EtcdCluster(tmp_path_factory.mktemp("etcd"), 1)
+    try:
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture
@@ -163,6 +292,18 @@ def make_group_report() -> Callable[..., GroupReport]:
 def make_report() -> Callable[..., Record]:
     """`report_record_of`."""
     return report_record_of
+
+
+@pytest.fixture
+def make_statement() -> Callable[..., Statement]:
+    """`statement_of`."""
+    return statement_of
+
+
+@pytest.fixture
+def make_statement_record() -> Callable[..., Record]:
+    """`statement_record_of`."""
+    return statement_record_of
 
 
 @pytest.fixture

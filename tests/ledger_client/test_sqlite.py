@@ -25,7 +25,8 @@ from srwan.identity import Identity
 from srwan.ledger_client.read import read_file
 from srwan.ledger_client.record import Record, verify
 from srwan.ledger_client.report import NS_PER_S
-from srwan.ledger_client.sqlite import APPLICATION_ID, SqliteStore
+from srwan.ledger_client.sqlite import SqliteStore
+from srwan.ledger_client.sqlite_schema import APPLICATION_ID, FROM_VERSION_1
 from srwan.ledger_client.store import Query
 
 Make = Callable[..., Record]
@@ -143,15 +144,77 @@ async def test_a_database_of_another_program(path: Path, is_read_only: bool) -> 
 async def test_a_newer_schema(path: Path, is_read_only: bool) -> None:
     await write(path, row_of(1))
     connection = apsw.Connection(str(path))
-    list(connection.execute("PRAGMA user_version = 2"))
+    list(connection.execute("PRAGMA user_version = 3"))
     connection.close()
 
-    assert (await refused(path, is_read_only=is_read_only)).problem == "the file has schema version 2, this srwan knows 1"
+    assert (await refused(path, is_read_only=is_read_only)).problem == "the file has schema version 3, this srwan knows 2"
+
+
+VERSION_1 = f"""
+CREATE TABLE records (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, grp BLOB NOT NULL, subject BLOB NOT NULL, era INTEGER NOT NULL,
+    sequence INTEGER NOT NULL, expires_ns INTEGER NOT NULL, epoch INTEGER NOT NULL, country TEXT NOT NULL, asn INTEGER NOT NULL,
+    is_newest INTEGER NOT NULL, envelope BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX records_version ON records (grp, kind, subject, era, sequence);
+CREATE UNIQUE INDEX records_newest ON records (grp, kind, subject) WHERE is_newest = 1;
+CREATE INDEX records_kind ON records (kind) WHERE is_newest = 1;
+CREATE INDEX records_place ON records (country, asn) WHERE is_newest = 1;
+CREATE INDEX records_expiry ON records (expires_ns);
+CREATE TABLE equivocations (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, grp BLOB NOT NULL, subject BLOB NOT NULL, era INTEGER NOT NULL,
+    sequence INTEGER NOT NULL, held BLOB NOT NULL, held_expires_ns INTEGER NOT NULL, other BLOB NOT NULL,
+    other_expires_ns INTEGER NOT NULL, UNIQUE (grp, kind, subject)
+) STRICT;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = 1;
+"""
+"""The schema before there were topics."""
+
+
+def write_version_1(path: Path, records: list[Record]) -> None:
+    """A file as the previous version left it; the last record is the newest, and contradicts the first."""
+    connection = apsw.Connection(str(path))
+    list(connection.execute("PRAGMA journal_mode = WAL"))
+    list(connection.execute(VERSION_1))
+    for record in records:
+        is_newest = int(record is records[-1])
+        filed = (record.kind, record.group, record.subject, *record.version, record.expires_ns, record.epoch, record.country, record.asn)
+        list(connection.execute(f"INSERT INTO records VALUES ({', '.join('?' * 12)})", (None, *filed, is_newest, record.envelope)))
+    key = (records[0].kind, records[0].group, records[0].subject, *records[0].version)
+    quoted = [(each.envelope, each.expires_ns) for each in (records[0], records[-1])]
+    list(connection.execute(f"INSERT INTO equivocations VALUES ({', '.join('?' * 10)})", (None, *key, *quoted[0], *quoted[1])))
+    connection.close()
+
+
+async def test_a_file_of_the_previous_version_is_brought_up_when_a_node_opens_it(path: Path) -> None:
+    records = [row_of(seq) for seq in (1, 2, 3)]
+    write_version_1(path, records)
+
+    assert (await refused(path, is_read_only=True)).problem == "the file has the old schema version 1"
+    async with await SqliteStore.open(path) as store:
+        assert records == [each.record for each in await store.watch(0)]
+        assert records[::-1] == [each.record for each in await store.history(records[0].key)]
+        assert [records[2]] == [each.record for each in await store.range(Query())]
+        assert 1 == len(await store.equivocations())
+        assert 4 == await store.put(row_of(4), NOW_NS)
+    assert (await read_file(path, wall_ns=NOW_NS)).verified == 1
+
+
+async def test_bringing_up_is_done_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [row_of(seq) for seq in (1, 2, 3)]
+    write_version_1(path, records)
+    monkeypatch.setattr("srwan.ledger_client.sqlite.FROM_VERSION_1", FROM_VERSION_1 + "CREATE TABLE records (a);")
+    with pytest.raises(StoreUnavailable):
+        await SqliteStore.open(path)
+    monkeypatch.undo()
+    async with await SqliteStore.open(path) as store:
+        assert records == [each.record for each in await store.watch(0)]
 
 
 async def test_our_mark_without_our_tables(path: Path) -> None:
     connection = apsw.Connection(str(path))
-    list(connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1; CREATE TABLE other (a)"))
+    list(connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 2; CREATE TABLE other (a)"))
     connection.close()
 
     async with await SqliteStore.open(path) as store:
@@ -412,7 +475,7 @@ async def test_a_full_disk_loses_nothing_acknowledged_and_pruning_makes_room(pat
         assert acknowledged >= 2 * batch
         assert acknowledged == await store.revision()
         assert list(range(1, acknowledged + 1)) == [each.revision for each in await store.watch(0)]
-        assert 100 == await store.prune(NOW_NS + 10 * NS_PER_S)
+        assert 100 == await store.prune(NOW_NS + 10 * NS_PER_S, versions_max=10_000)
         assert (await store.put_many([row_of(seq) for seq in range(5000, 5000 + batch)], NOW_NS)).stored == batch
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,30 +11,43 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import settings, stateful
-from hypothesis import strategies as st
 
 from srwan.errors import BadSignature, Equivocation, LimitExceeded, StaleRecord
-from srwan.gossip.row import Row, SignedRow, seal_row
+from srwan.gossip.row import SignedRow
 from srwan.identity import Identity
+from srwan.ledger_client.etcd import EtcdStore
+from srwan.ledger_client.etcd_gateway import EtcdSettings
 from srwan.ledger_client.memory import MemoryStore
-from srwan.ledger_client.record import Key, Kind, Record, Version, report_of
+from srwan.ledger_client.record import CONTENT_BYTES_MAX, Kind, Record, Version, report_of
 from srwan.ledger_client.report import NS_PER_S
 from srwan.ledger_client.sqlite import SqliteStore
-from srwan.ledger_client.store import BATCH_RECORDS_MAX, EquivocationProof, Query, RecordStore, StoredRecord, Verdict, judge
-from srwan.types import GeoAsn
+from srwan.ledger_client.store import (
+    BATCH_RECORDS_MAX,
+    HISTORY_VERSIONS_MAX,
+    EquivocationProof,
+    Query,
+    RecordStore,
+    StoredRecord,
+    Verdict,
+    judge,
+)
 
 Make = Callable[..., Record]
 _T = TypeVar("_T")
 
 
-async def open_store(kind: str, folder: Path) -> RecordStore:
-    return MemoryStore() if kind == "memory" else await SqliteStore.open(folder / "ditex.db")
+async def open_store(kind: str, folder: Path, endpoints: tuple[str, ...] = ()) -> RecordStore:
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "sqlite":
+        return await SqliteStore.open(folder / "ditex.db")
+    return await EtcdStore.open(EtcdSettings(endpoints, prefix=f"{folder}/"))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("etcd", marks=pytest.mark.needs("etcd"))])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordStore]:
-    opened = await open_store(request.param, tmp_path)
+    endpoints = request.getfixturevalue("etcd_cluster").endpoints if request.param == "etcd" else ()
+    opened = await open_store(request.param, tmp_path, endpoints)
     yield opened
     await opened.aclose()
 
@@ -159,6 +171,18 @@ async def test_bad_records_are_refused_one_by_one_and_the_good_ones_stored(store
     with pytest.raises(LimitExceeded):
         await store.put(eternal, wall_ns)
     assert 1 == await store.revision()
+
+
+async def test_bad_records_of_a_large_batch_keep_their_places(store: RecordStore, make_statement_record: Make, wall_ns: int) -> None:
+    """Large batches are checked in slices by several threads."""
+    records = [make_statement_record(0, topic=number.to_bytes(2, "big")) for number in range(150)]
+    bad: dict[int, dict[str, Any]] = {0: {"asn": 1}, 74: {"expires_ns": wall_ns}, 75: {"version": Version(1, 1)}, 149: {"topic": b""}}
+    spoiled = [attrs.evolve(record, **bad.get(index, {})) for index, record in enumerate(records)]
+    outcome = await store.put_many(spoiled, wall_ns)
+
+    reasons = [(refusal.index, refusal.error.reason) for refusal in outcome.refused]
+    assert [(0, "filed-wrong"), (74, "expired"), (75, "filed-wrong"), (149, "filed-wrong")] == reasons
+    assert [record for index, record in enumerate(records) if index not in bad] == records_of(await store.watch(0))
 
 
 async def test_a_batch_over_the_bound_is_refused_whole(store: RecordStore, make_row: Make, wall_ns: int) -> None:
@@ -291,6 +315,85 @@ async def test_pruning_removes_what_expired_and_never_revives_an_older_version(s
     assert 0 == await store.prune(wall_ns + 10 * NS_PER_S)
 
 
+async def test_pruning_leaves_the_newest_versions_of_every_key(store: RecordStore, make_row: Make, wall_ns: int) -> None:
+    long_history = [make_row(0, seq=seq) for seq in range(1, 60)]
+    await store.put_many([*long_history, make_row(1, seq=1), make_row(1, seq=2)], wall_ns)
+
+    assert 59 - HISTORY_VERSIONS_MAX == await store.prune(0)
+    assert long_history[-1 : -HISTORY_VERSIONS_MAX - 1 : -1] == records_of(await store.history(long_history[0].key))
+    assert HISTORY_VERSIONS_MAX - 2 == await store.prune(0, versions_max=2)
+    assert [59, 58] == [each.record.version.sequence for each in await store.history(long_history[0].key)]
+    assert 2 == await store.prune(0, versions_max=1)
+    assert [long_history[-1], make_row(1, seq=2)] == records_of(await store.watch(0))
+    with pytest.raises(ValueError, match="newest version stays"):
+        await store.prune(0, versions_max=0)
+
+
+async def test_statements_live_side_by_side_under_their_topics(store: RecordStore, make_statement_record: Make, wall_ns: int) -> None:
+    first, second = (make_statement_record(0, kind=Kind.CLAIM, topic=topic) for topic in (b"one", b"two"))
+    renewed = make_statement_record(0, 2, kind=Kind.CLAIM, topic=b"one", content=b"\x02")
+    await store.put_many([first, second, renewed], wall_ns)
+
+    assert [second, renewed] == records_of(await store.range(Query(kind=Kind.CLAIM)))
+    assert [renewed, first] == records_of(await store.history(first.key))
+    with pytest.raises(Equivocation):
+        await store.put(make_statement_record(0, kind=Kind.CLAIM, topic=b"two", content=b"\x02"), wall_ns)
+    (proof,) = await store.equivocations()
+    assert proof.is_proven()
+    assert second.key == proof.key
+
+
+async def test_range_filters_by_subject_and_topic(store: RecordStore, make_statement_record: Make, make_row: Make, wall_ns: int) -> None:
+    offers = [make_statement_record(index, kind=Kind.OFFER) for index in range(3)]
+    verdicts = [make_statement_record(index, kind=Kind.VERDICT, topic=b"claim") for index in range(2)]
+    batch = make_statement_record(0, kind=Kind.BATCH, topic=b"claim")
+    row = make_row(0)
+    await store.put_many([*offers, *verdicts, batch, row], wall_ns)
+    subject = row.subject
+
+    async def found(**query: Any) -> list[Record]:
+        return records_of(await store.range(Query(**query)))
+
+    assert [offers[0], verdicts[0], batch, row] == await found(subject=subject)
+    assert [row] == await found(subject=subject, group=row.group)
+    assert [*verdicts, batch] == await found(topic=b"claim")
+    assert verdicts == await found(topic=b"claim", kind=Kind.VERDICT)
+    assert [verdicts[0]] == await found(topic=b"claim", kind=Kind.VERDICT, subject=subject)
+    assert [] == await found(topic=b"clai")
+    assert [offers[0], row] == await found(topic=b"", subject=subject)
+    assert [offers[1]] == await found(kind=Kind.OFFER, country="DE", asn_max=24_939)
+
+
+async def test_a_large_batch_of_large_records_is_stored_whole(store: RecordStore, make_statement_record: Make, wall_ns: int) -> None:
+    size = CONTENT_BYTES_MAX[Kind.CLAIM]
+    records = [make_statement_record(0, kind=Kind.CLAIM, topic=bytes([number]), content=bytes(size)) for number in range(60)]
+    outcome = await store.put_many(records, wall_ns)
+
+    assert (60, tuple(range(1, 61))) == (outcome.stored, outcome.revisions)
+    assert records == records_of(await store.range(Query(kind=Kind.CLAIM)))
+    assert records == records_of(await store.watch(0))
+
+
+async def test_a_lease_has_one_holder_until_it_is_given_back(store: RecordStore, identities: tuple[Identity, ...], wall_ns: int) -> None:
+    one, other = (identity.node_id for identity in identities[:2])
+
+    assert await store.lease("prune", one, 60, wall_ns)
+    assert not await store.lease("prune", other, 60, wall_ns)
+    assert await store.lease("prune", one, 60, wall_ns)
+    assert await store.lease("report", other, 60, wall_ns)
+    await store.release("prune", other)
+    assert not await store.lease("prune", other, 60, wall_ns)
+    await store.release("prune", one)
+    assert await store.lease("prune", other, 60, wall_ns)
+    await store.release("nobody's", one)
+
+
+@pytest.mark.parametrize(("name", "lease_s"), [("", 1), ("x" * 65, 1), ("\n", 1), ("ä", 1), ("x", 0), ("x", 3601)])
+async def test_leases_are_bounded(store: RecordStore, identities: tuple[Identity, ...], wall_ns: int, name: str, lease_s: int) -> None:
+    with pytest.raises(ValueError, match="a lease"):
+        await store.lease(name, identities[0].node_id, lease_s, wall_ns)
+
+
 async def test_revisions_are_never_given_twice(store: RecordStore, make_row: Make, wall_ns: int) -> None:
     await store.put_many([make_row(0), make_row(1)], wall_ns)
     await store.prune(2**63 - 1)
@@ -338,161 +441,3 @@ def test_the_merge_rule(version: int, newest: int | None, held: bytes | None, ex
     newest_version = None if newest is None else Version(0, newest)
 
     assert expected is judge(Version(0, version), b"same", newest_version, held)
-
-
-# ---- the state machine
-
-NOW_NS = 1_780_000_000 * NS_PER_S
-SIGNERS = tuple(Identity(bytes([number]) * 32) for number in (1, 2))
-GROUPS = (bytes(32), bytes([1]) * 32)
-PLACES = (GeoAsn("LT", 0, 0, 10), GeoAsn("LT", 0, 0, 20), GeoAsn("DE", 0, 0, 10))
-
-
-def small_row(signer: int, group: int, seq: int, octets: int, expires_s: int, place: int) -> Record:
-    empty = Row(SIGNERS[signer].node_id, 1, seq, 0, bytes(8), 0, 0, octets, 0, 0, 0, 0, is_described=False, entries=b"")
-    content = seal_row(empty, SIGNERS[signer], GROUPS[group]).content
-    expires_ns = NOW_NS + expires_s * NS_PER_S
-    return Record.of_row(SIGNERS[signer].node_id, content, group=GROUPS[group], expires_ns=expires_ns, place=PLACES[place])
-
-
-rows = st.builds(
-    small_row,
-    st.integers(0, 1),
-    st.integers(0, 1),
-    st.integers(0, 4),
-    st.sampled_from([0, 0, 0, 1]),
-    st.sampled_from([0, 10, 20, 30]),
-    st.integers(0, 2),
-)
-keys = st.builds(lambda group, signer: Key(Kind.ROW, GROUPS[group], SIGNERS[signer].node_id), st.integers(0, 1), st.integers(0, 1))
-
-
-class StoreMachine(stateful.RuleBasedStateMachine):
-    """Puts, reads, prunes and reopens a store, and keeps a dict beside it: (key, version) -> (revision, record)."""
-
-    kind = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = self.run(lambda: open_store(self.kind, Path(self.folder.name)))
-        self.model: dict[tuple[Key, Version], tuple[int, Record]] = {}
-        self.revision = 0
-        self.proofs: dict[Key, tuple[bytes, bytes]] = {}
-
-    def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        async def main() -> _T:
-            return await call()
-
-        return trio.run(main)
-
-    def newest(self, key: Key) -> Version | None:
-        return max((version for held, version in self.model if held == key), default=None)
-
-    def expect(self, record: Record) -> int | str:
-        """What a put must give, and its effect on the model: a revision or a reason."""
-        place, newest = (record.key, record.version), self.newest(record.key)
-        if record.expires_ns <= NOW_NS:
-            return "expired"
-        if place in self.model and self.model[place][1].envelope != record.envelope:
-            self.proofs.setdefault(record.key, (self.model[place][1].envelope, record.envelope))
-            return "equivocation"
-        if place in self.model and record.version == newest:
-            return self.model[place][0]
-        if newest is not None and record.version <= newest:
-            return "stale"
-        self.revision += 1
-        self.model[place] = (self.revision, record)
-        return self.revision
-
-    @stateful.rule(batch=st.lists(rows, max_size=6))
-    def put(self, batch: list[Record]) -> None:
-        before = self.revision
-        expected = [self.expect(record) for record in batch]
-        outcome = self.run(lambda: self.store.put_many(batch, NOW_NS))
-        reasons = {refusal.index: refusal.error.reason for refusal in outcome.refused}
-
-        assert expected == [reasons.get(index, outcome.revisions[index]) for index in range(len(batch))]
-        assert (self.revision, self.revision - before) == (outcome.revision, outcome.stored)
-        assert len(batch) == outcome.stored + outcome.unchanged + len(outcome.refused)
-        assert expected.count("equivocation") == len(outcome.equivocations)
-
-    @stateful.rule(after_s=st.sampled_from([0, 10, 20, 30]))
-    def prune(self, after_s: int) -> None:
-        limit_ns = NOW_NS + after_s * NS_PER_S
-        newest = {key: self.newest(key) for key, _ in self.model}
-        dead = {key for key, version in newest.items() if version is not None and self.model[key, version][1].expires_ns <= limit_ns}
-        gone = [place for place, (_, record) in self.model.items() if place[0] in dead or record.expires_ns <= limit_ns]
-        for place in gone:
-            del self.model[place]
-
-        assert len(gone) == self.run(lambda: self.store.prune(limit_ns))
-
-    @stateful.rule(key=keys)
-    def read_one_key(self, key: Key) -> None:
-        held = sorted(((version, *self.model[each, version]) for each, version in self.model if each == key), reverse=True)
-        history = self.run(lambda: self.store.history(key))
-        newest = self.run(lambda: self.store.get(key))
-
-        assert [StoredRecord(revision, record) for _, revision, record in held] == history
-        assert newest == (history[0] if history else None)
-        for each in history:
-            assert each == self.run(lambda each=each: self.store.get(key, each.record.version))  # type: ignore[misc]
-
-    @stateful.rule(
-        group=st.sampled_from([None, *GROUPS]),
-        place=st.sampled_from([{}, {"country": "LT"}, {"country": "LT", "asn_min": 11}, {"country": "DE", "asn_max": 9}]),
-        unexpired_s=st.sampled_from([None, 10, 20]),
-        after=st.integers(0, 5),
-        limit=st.integers(1, 5),
-    )
-    def read_a_range(self, group: bytes | None, place: dict[str, Any], unexpired_s: int | None, after: int, limit: int) -> None:
-        unexpired_ns = None if unexpired_s is None else NOW_NS + unexpired_s * NS_PER_S
-        query = Query(group=group, unexpired_ns=unexpired_ns, after=after, limit=limit, **place)
-        newest = sorted(self.model[key, version] for key, version in self.model if version == self.newest(key))
-        expected = [
-            StoredRecord(revision, record)
-            for revision, record in newest
-            if revision > after
-            and group in (None, record.group)
-            and place.get("country") in (None, record.country)
-            and place.get("asn_min", 0) <= record.asn <= place.get("asn_max", 2**32)
-            and (unexpired_ns is None or record.expires_ns > unexpired_ns)
-        ]
-
-        assert expected[:limit] == self.run(lambda: self.store.range(query))
-
-    @stateful.rule()
-    def reopen(self) -> None:
-        if self.kind == "sqlite":
-            self.run(self.store.aclose)
-            self.store = self.run(lambda: open_store(self.kind, Path(self.folder.name)))
-
-    @stateful.invariant()
-    def everything_is_there(self) -> None:
-        above = sorted(StoredRecord(*held).revision for held in self.model.values())
-        proofs = self.run(self.store.equivocations)
-
-        assert self.revision == self.run(self.store.revision)
-        assert self.proofs == {proof.key: (proof.held.envelope, proof.other.envelope) for proof in proofs}
-        assert all(proof.is_proven() for proof in proofs)
-        if above:
-            assert above == [each.revision for each in self.run(lambda: self.store.watch(0))]
-
-    def teardown(self) -> None:
-        self.run(self.store.aclose)
-        self.folder.cleanup()
-
-
-class MemoryMachine(StoreMachine):
-    kind = "memory"
-
-
-class SqliteMachine(StoreMachine):
-    kind = "sqlite"
-
-
-@pytest.mark.parametrize("machine", [MemoryMachine, SqliteMachine])
-def test_a_store_behaves_as_a_dict_whatever_is_done_to_it(machine: type[StoreMachine]) -> None:
-    examples = min(settings.default.max_examples if settings.default else 100, 5000) // 4  # each has dozens of steps on a real file
-    stateful.run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25))

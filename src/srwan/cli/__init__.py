@@ -23,8 +23,10 @@ COMMANDS = {
     "status": "show what srwan holds in this machine's kernel, with the counters of its segments",
     "simulate": "run thousands of routers on a virtual network, with every fault from a seed",
     "replay": "replay a recorded latency trace and score the path policy on slices it has not seen",
-    "ditex": "read a DITEX record store, verifying every signature",
+    "ditex": "read, search, watch, export and serve a DITEX record store",
     "identity": "create or show a router's identity",
+    "wallet": "make a wallet, and see and move what it has on the settlement engine",
+    "validator": "judge claims for what was relayed, sign batches of them and have them paid",
     "config": "check a configuration file",
 }
 

@@ -20,9 +20,13 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
-    parser.add_argument("--seconds", type=float, default=90.0, metavar="N", help="give up after this time (90)")
+    parser.add_argument("--seconds", type=float, default=150.0, metavar="N", help="give up after this time (150)")
     parser.add_argument("--routers", type=int, default=12, metavar="N", help="router processes, 5..19 (12)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="draws latencies' asymmetry, clocks and link noise (1)")
+    parser.add_argument(
+        "--etcd", nargs="?", const="", metavar="URLS", help="publish to an etcd cluster; without URLs three members are started here"
+    )
+    parser.add_argument("--evm", metavar="URL", help="settle on this EVM development node (the embedded engine)")
     parser.add_argument("--no-congestion", dest="congestion", action="store_false", help="congest nothing: traffic must stay direct")
 
 
@@ -37,7 +41,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace, versions: dict[str, str]) -> int:
-    chosen = DemoOptions(routers=options.routers, seed=options.seed, seconds=options.seconds, with_congestion=options.congestion)
+    chosen = DemoOptions(
+        routers=options.routers,
+        seed=options.seed,
+        seconds=options.seconds,
+        with_congestion=options.congestion,
+        evm_url=options.evm,
+        etcd=options.etcd,
+    )
     failure = ""
     with open_display(is_silent=options.json) as display:
         demonstration = Demonstration(chosen, display.show)

@@ -1,8 +1,9 @@
-"""The seven steps of the demonstration, on real processes and sockets. Nothing is canned: each step waits for what routers report.
+"""The eight steps of the demonstration, on real processes and sockets. Nothing is canned: each step waits for what routers report.
 
 1. routers find their group through one introducer; 2. every member holds the full matrix of one-way latencies; 3. the elected reporter
 publishes it, a second process verifies it; 4. an application streams over the direct path; 5. the direct link is congested and traffic
-moves to a relayed path; 6. the relay and the reporter are killed with SIGKILL; 7. congestion ends and traffic goes back.
+moves to a relayed path; 6. the relay and the reporter are killed with SIGKILL; 7. congestion ends and traffic goes back;
+8. the killed relay starts again, and what all carried is claimed, judged by three validators, settled and paid.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
+from srwan.demo.cluster import open_cluster
 from srwan.demo.observer import Observer, StepFailed
+from srwan.demo.settling import Settling
 from srwan.demo.traffic import Arrival, gap_around, median_delay_ms, report_traffic
+from srwan.demo.treasury import PRICE_MICROTOKEN, VALIDATORS, Treasury, open_treasury
 from srwan.gossip.reporter import rank
+from srwan.sole_error import sole_error
 from srwan.swarm.regions import World, load_regions
 from srwan.swarm.supervisor import Event, RouterProcess, Swarm, open_swarm
 from srwan.types import NodeId
@@ -38,6 +44,9 @@ ADDRESS_PREFIX = "127.77.0."
 STEP_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 60.0
 """Each process imports libp2p first: 1.3 s of CPU, more on a loaded machine."""
+INTRODUCERS = 3
+"""Living routers whose addresses a restarted one is given: the first introducer may be dead by then."""
+VALIDATOR_KINDS_SHOWN = frozenset({"accepted", "refused", "settled", "not-settled", "exposed"})
 QUIET_S = 3.0
 """How long a calm phase is watched: direct traffic before congestion, no flapping after the return."""
 
@@ -50,10 +59,14 @@ class DemoOptions:
     """Router processes, 5..19."""
     seed: int = 1
     """Draws asymmetries, clocks and link noise."""
-    seconds: float = 90.0
+    seconds: float = 150.0
     """The whole demonstration is cut off after this."""
     with_congestion: bool = True
     """Without it, nothing is congested or killed, and traffic must stay on the direct path."""
+    evm_url: str | None = None
+    """Of an EVM development node to settle on; None for the embedded engine."""
+    etcd: str | None = None
+    """Client URLs of a cluster to publish to, with commas between; empty: a cluster is started; None for an SQLite file."""
 
 
 class Demonstration:
@@ -75,6 +88,10 @@ class Demonstration:
         self._folder = Path()
         self._arrivals: list[Arrival] = []
         self._sent: list[float] = []
+        self._treasury: Treasury
+        self._settling: Settling
+        self._settings: list[dict[str, Any]] = []
+        self._killed_relay: int | None = None
 
     async def run(self) -> dict[str, Any]:
         """Run all steps and return the result.
@@ -85,8 +102,14 @@ class Demonstration:
         with tempfile.TemporaryDirectory(prefix="srwan-demo-") as folder:
             self._folder = Path(folder)
             try:
-                with trio.move_on_after(self.options.seconds) as limit:
-                    async with open_swarm(self._receive) as self._swarm:
+                with sole_error(), trio.move_on_after(self.options.seconds) as limit:
+                    async with AsyncExitStack() as stack:
+                        self._store = await self._open_store(stack)
+                        self._treasury = await stack.enter_async_context(
+                            open_treasury(self._folder, self.options.routers, evm_url=self.options.evm_url)
+                        )
+                        self._note_treasury()
+                        self._swarm = await stack.enter_async_context(open_swarm(self._receive))
                         await self._run_steps()
             finally:
                 self._account()
@@ -95,11 +118,23 @@ class Demonstration:
             self._check_nothing_left()
         return self.result
 
+    async def _open_store(self, stack: AsyncExitStack) -> str:
+        """Return where the DITEX is, as settings say it."""
+        if self.options.etcd is None:
+            return str(self._folder / "ditex.sqlite")
+        urls = self.options.etcd or await stack.enter_async_context(open_cluster(self._folder))
+        self.observer.note("etcd", f"the DITEX is at {urls}")
+        return f"etcd:{urls}"
+
     async def _run_steps(self) -> None:
         await self._start()
         await self._form_group()
         await self._fill_matrix()
         await self._publish()
+        async with self._treasury.validating(self._folder, self._store, self._receive_of_validator):
+            await self._run_traffic()
+
+    async def _run_traffic(self) -> None:
         await self._stream_direct()
         if self.options.with_congestion:
             congested_at = await self._congest()
@@ -109,6 +144,7 @@ class Demonstration:
         else:
             await self._stay_direct()
         await self._read_traffic()
+        await self._settle()
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -127,10 +163,12 @@ class Demonstration:
                 "addresses": self._addresses,
                 "bootstrap": bootstrap,
                 "state_dir": str(self._folder / region.name),
-                "ditex": str(self._folder / "ditex.sqlite"),
+                "ditex": self._store,
+                "purse": self._treasury.purse_of(index),
                 "clock_offset_s": rng.uniform(-CLOCK_OFFSET_S_MAX, CLOCK_OFFSET_S_MAX),
                 "clock_drift_ppm": rng.uniform(-CLOCK_DRIFT_PPM_MAX, CLOCK_DRIFT_PPM_MAX),
             }
+            self._settings.append(settings)
             await self._swarm.start(settings)
             if index == 0:
                 await self._wait_up(1)
@@ -176,7 +214,7 @@ class Demonstration:
         )
         reporter = self._reporter()
         self.result["reporter"] = self.observer.name(reporter)
-        command = [sys.executable, "-m", "srwan", "ditex", "show", str(self._folder / "ditex.sqlite"), "--json"]
+        command = [sys.executable, "-m", "srwan", "ditex", "show", self._store, "--json"]
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
         if done.returncode != 0:
             raise StepFailed(f"step 3: the store could not be verified: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}")
@@ -193,8 +231,11 @@ class Demonstration:
     async def _stream_direct(self) -> None:
         self._pair = self._choose_pair()
         source, target = self._pair
+        self._settling = Settling(self._treasury, self.observer, [region.name for region in self.world.regions])
+        await self._settling.deposit(source)
         self._stream_at = time.monotonic()
-        await self.processes[source].command("stream", to=self.observer.name(target), rate=STREAM_RATE_PER_S)
+        words = {"to": self.observer.name(target), "rate": STREAM_RATE_PER_S, "price_max_microtoken": PRICE_MICROTOKEN}
+        await self.processes[source].command("stream", **words)
         await self.observer.wait_for(
             lambda: "path_open" in self.observer.routers[source],
             timeout_s=STEP_TIMEOUT_S,
@@ -235,6 +276,7 @@ class Demonstration:
         killed_at = time.monotonic()
         self.observer.note("kill", f"SIGKILL to the relay {relays[0]} while it carries traffic")
         self.processes[relay].kill()
+        self._killed_relay = relay
         await self.observer.wait_for(
             lambda: self.observer.find(("PathSwitched",), since=killed_at, router=source) is not None,
             timeout_s=STEP_TIMEOUT_S,
@@ -310,6 +352,34 @@ class Demonstration:
             self.result["relayed_ms"] = median_delay_ms(self._arrivals, start=rerouted_at + 0.05, end=killed_at)
             self.result["relay_kill_gap_s"] = gap_around(self._arrivals, start=killed_at, end=killed_at + QUIET_S)
 
+    async def _settle(self) -> None:
+        source, _ = self._pair
+        if self._killed_relay is not None:
+            name = self.observer.name(self._killed_relay)
+            self.observer.note("restart", f"the killed relay {name} starts again: what it is owed is in its journal")
+            await self._restart(self._killed_relay)
+        figures = await self._settling.settle(source, [process for process in self.processes if process.is_running])
+        self.result.update(figures)
+        earned = ", ".join(f"{name} {amount}" for name, amount in figures["earned"].items()) or "nobody anything"
+        self.observer.note(
+            "settled",
+            f"{self.observer.name(source)} paid {figures['paid']} microtokens for {figures['octets']} octets; earned: {earned}; "
+            f"fees {figures['fees']}; {'all tokens are accounted for' if figures['conserved'] else 'TOKENS WERE MADE OR LOST'}",
+        )
+
+    async def _restart(self, index: int) -> None:
+        """Start a router that was killed again, with its folder and wallet."""
+        living = [process.index for process in self.processes if process.is_running]
+        introducers = [self.observer.routers[living_one]["up"]["multiaddr"] for living_one in living[:INTRODUCERS]]
+        del self.observer.routers[index]["up"], self.observer.routers[index]["ViewChanged"]
+        await self._swarm.start({**self._settings[index], "bootstrap": introducers}, instead_of=self.processes[index])
+        await self._wait_up(len(living) + 1)
+        await self.observer.wait_for(
+            lambda: "ViewChanged" in self.observer.routers[index],
+            timeout_s=START_TIMEOUT_S,
+            failure="step 8: the killed relay did not come back",
+        )
+
     @property
     def processes(self) -> list[RouterProcess]:
         """The router processes, by index."""
@@ -319,6 +389,14 @@ class Demonstration:
 
     def _receive(self, router: RouterProcess, event: Event) -> None:
         self.observer.receive(router, event)
+
+    def _receive_of_validator(self, event: Event) -> None:
+        if event["kind"] in VALIDATOR_KINDS_SHOWN:
+            self.observer.note(event["kind"], f"validator {event['validator']}: {event['detail']}")
+
+    def _note_treasury(self) -> None:
+        where = self.options.evm_url or "the embedded engine"
+        self.observer.note("treasury", f"a settlement contract on {where}, a wallet for each router, {VALIDATORS} validators")
 
     async def _wait_up(self, count: int) -> None:
         def is_up() -> bool:
@@ -375,8 +453,9 @@ class Demonstration:
 
     def _account(self) -> None:
         self.result["events"] = self.observer.events
-        self.result["cpu_s"] = round(sum(process.cpu_s for process in self.processes), 1)
-        self.result["rss_mb_max"] = round(sum(process.rss_mb for process in self.processes), 1)
+        everybody = [*self.processes, *self._swarm.ended] if hasattr(self, "_swarm") else []
+        self.result["cpu_s"] = round(sum(process.cpu_s for process in everybody), 1)
+        self.result["rss_mb_max"] = round(sum(process.rss_mb for process in everybody), 1)
 
     def _check_nothing_left(self) -> None:
         left = [process.process.pid for process in self.processes if process.is_running]

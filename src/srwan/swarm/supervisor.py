@@ -133,14 +133,18 @@ class Swarm:
 
     def __init__(self, nursery: trio.Nursery, on_event: Callable[[RouterProcess, Event], None]) -> None:
         self.routers: list[RouterProcess] = []
+        """By index; the running one of those that were started again."""
+        self.ended: list[RouterProcess] = []
+        """Those in whose place another was started."""
         self._nursery = nursery
         self._on_event = on_event
 
-    async def start(self, settings: dict[str, Any]) -> RouterProcess:
+    async def start(self, settings: dict[str, Any], *, instead_of: RouterProcess | None = None) -> RouterProcess:
         """Start a router and return once it has its settings; it tells with an "up" event when it listens.
 
         Args:
             settings: fields of `srwan.swarm.worker.Settings`, JSON values.
+            instead_of: a router that has ended, whose index it takes.
         """
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "srwan.swarm.worker"],
@@ -150,8 +154,13 @@ class Swarm:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops the routers in order
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        router = RouterProcess(len(self.routers), process, self._on_event)
-        self.routers.append(router)
+        if instead_of is None:
+            router = RouterProcess(len(self.routers), process, self._on_event)
+            self.routers.append(router)
+        else:
+            router = RouterProcess(instead_of.index, process, self._on_event)
+            self.ended.append(instead_of)
+            self.routers[router.index] = router
         self._nursery.start_soon(router._run)
         assert process.stdin is not None
         await process.stdin.send_all(json.dumps(settings).encode() + b"\n")

@@ -14,22 +14,29 @@ import random
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 import srwan
+from srwan.ledger_client.settlement.signing import Address, SettlementDomain, WalletKey
 from srwan.node import Sockets, open_sockets
 from srwan.swarm.clocks import SkewedClock
 from srwan.swarm.links import EmulatedTransport, Link
 from srwan.swarm.regions import BASE_LOSS, load_regions
 
+if TYPE_CHECKING:
+    from srwan.money import Purse
+
 __all__ = ["Settings"]
 
 _NUMBERED = struct.Struct("<Qd")
 """Number of a datagram and the monotonic time of its sending: all routers share one machine, so the true delay can be told."""
+BODY_BYTES = 1000
+"""Of a datagram, as of a video call's."""
 LINE_BYTES_MAX = 64 * 1024
 ARRIVALS_KEPT_MAX = 200_000
 
@@ -58,6 +65,9 @@ class Settings:
     """How far the router's clock is off at the start."""
     clock_drift_ppm: float
     """How much faster than true it runs."""
+    purse: dict[str, Any] | None = None
+    """Where its money is: url, chain_id, contract, secret of the wallet, price_microtoken for a GB it carries; None: it carries for
+    nothing."""
 
 
 def say(kind: str, **fields: Any) -> None:
@@ -96,6 +106,7 @@ class Worker:
             location=self._region.location,
             ditex=s.ditex,
             lone_after_s=30.0,  # a dozen processes starting on two cores need some seconds to find each other
+            **({} if s.purse is None else {"offer": {"price_microtoken_per_gb": s.purse["price_microtoken"]}}),
         )
         commands, received = trio.open_memory_channel[dict[str, Any]](64)
         async with trio.open_nursery() as nursery:
@@ -119,7 +130,10 @@ class Worker:
         scope.cancel()
 
     async def _run_node(self, config: srwan.NodeConfig, sockets: Sockets, commands: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
-        async with srwan.open_node(config, sockets=sockets, clock=self._clock) as node, trio.open_nursery() as nursery:
+        async with AsyncExitStack() as stack:
+            purse = None if self._settings.purse is None else await stack.enter_async_context(_open_purse(self._settings.purse))
+            node = await stack.enter_async_context(srwan.open_node(config, sockets=sockets, clock=self._clock, purse=purse))
+            nursery = await stack.enter_async_context(trio.open_nursery())
             say("ViewChanged", size=len(node.view()), digest=node.overlay.view.digest.hex())
             nursery.start_soon(self._tell_events, node)
             nursery.start_soon(self._receive, node)
@@ -128,8 +142,8 @@ class Worker:
 
     def _obey(self, node: srwan.Node, nursery: trio.Nursery, command: dict[str, Any]) -> None:
         match command:
-            case {"do": "stream", "to": str(to), "rate": float(rate)}:
-                nursery.start_soon(self._stream, node, to, rate)
+            case {"do": "stream", "to": str(to), "rate": float(rate), "price_max_microtoken": int(price_max)}:
+                nursery.start_soon(self._stream, node, to, rate, price_max)
             case {"do": "stop_stream"}:
                 self._streams.cancel()
             case {"do": "congest", "ip": str(ip), "ms": float(added_ms), "loss": float(loss)}:
@@ -137,6 +151,8 @@ class Worker:
                 self._links[ip].congestion_loss = loss
             case {"do": "arrivals"}:
                 say("arrivals", arrivals=self._arrivals)
+            case {"do": "settle_up"}:
+                nursery.start_soon(self._settle_up, node)
             case {"do": "status"}:
                 say("status", **node.status())
             case _:
@@ -147,14 +163,20 @@ class Worker:
             described = node.describe(event)
             say(described.pop("event"), **described)
 
-    async def _stream(self, node: srwan.Node, to: str, rate: float) -> None:
-        """The application: number datagrams and send them, `rate` a second, over the best path."""
+    async def _settle_up(self, node: srwan.Node) -> None:
+        """Publish accounts now: a demonstration does not wait for a GB."""
+        if node.money is not None:
+            await node.money.flush()
+        say("settled_up")
+
+    async def _stream(self, node: srwan.Node, to: str, rate: float, price_max_microtoken: int) -> None:
+        """The application: number datagrams and send them, `rate` a second, over the best path that costs no more."""
         with self._streams:
-            async with node.open_path(to) as path:
+            async with node.open_path(to, srwan.PathPolicy(price_max_microtoken=price_max_microtoken)) as path:
                 say("path_open", explain=path.explain())
                 start = trio.current_time()
                 for number in range(ARRIVALS_KEPT_MAX):
-                    await path.send(_NUMBERED.pack(number, time.monotonic()))
+                    await path.send(_NUMBERED.pack(number, time.monotonic()).ljust(BODY_BYTES, b"\0"))
                     self._sent.append(time.monotonic())
                     await trio.sleep_until(start + (number + 1) / rate)
         say("stream_ended", sent=self._sent)
@@ -170,9 +192,21 @@ class Worker:
         async with path:
             async for data in path:
                 arrived = time.monotonic()
-                if len(data) == _NUMBERED.size and len(self._arrivals) < ARRIVALS_KEPT_MAX:
-                    number, sent = _NUMBERED.unpack(data)
+                if len(data) == BODY_BYTES and len(self._arrivals) < ARRIVALS_KEPT_MAX:
+                    number, sent = _NUMBERED.unpack_from(data)
                     self._arrivals.append((number, sent, arrived))
+
+
+@asynccontextmanager
+async def _open_purse(settings: Mapping[str, Any]) -> AsyncIterator[Purse]:
+    """Reach the engine that the settings name."""
+    from srwan.ledger_client.settlement.jsonrpc import JsonRpcSettlement, NodeOptions  # noqa: PLC0415 - only for who has money
+    from srwan.money import Purse  # noqa: PLC0415
+
+    domain = SettlementDomain(settings["chain_id"], Address.parse(settings["contract"]))
+    options = NodeOptions(confirmations=1)  # of a development node, whose blocks are final
+    async with await JsonRpcSettlement.open(settings["url"], domain, options=options) as settlement:
+        yield Purse(settlement, WalletKey(bytes.fromhex(settings["secret"])))
 
 
 async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:

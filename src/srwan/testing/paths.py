@@ -137,6 +137,7 @@ class PathNetwork:
         predicted_ms: what the matrix says instead of the truth, ms one way.
         updates: whether the control gets a matrix at all.
         answers_data: whether the egress answers DATA where it is asked to.
+        prices: what relays ask for at the start; see the attribute.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class PathNetwork:
         predicted_ms: dict[Relays, float] | None = None,
         updates: bool = True,
         answers_data: bool = True,
+        prices: dict[NodeId, int | None] | None = None,
     ) -> None:
         self.links = links
         self.now = START_S
@@ -159,6 +161,8 @@ class PathNetwork:
         self._jitter_ms, self._spike_share, self._loss = jitter_ms, spike_share, loss
         self.allowed = {node for relays in links for node in relays}
         """Who may relay."""
+        self.prices: dict[NodeId, int | None] = dict(prices or {})
+        """What relays ask for, microtokens a GB; those that are not named are free, None never carries. May be changed while it runs."""
         self.log: list[tuple[float, Any]] = []
         """Events of the control and when they came."""
         self.deliveries: list[Delivery] = []
@@ -183,7 +187,7 @@ class PathNetwork:
             rng=random.Random(seed + 1_000_000),
             make_tag=lambda: next(tags),
             now=self.now,
-            finder=PathFinder(NAMES.__getitem__),
+            finder=PathFinder(NAMES.__getitem__, lambda node: self.prices.get(node, 0)),
             relays_allowed=lambda node: node in self.allowed,
         )
         if data_pps:

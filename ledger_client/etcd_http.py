@@ -1,0 +1,74 @@
+"""HTTP for the etcd gateway: one POST at a time over httpx, its answer handed over part by part, its errors made one.
+
+httpx reads and writes through nested asynchronous generators. One that is abandoned in the midst is left to the garbage collector, which
+trio reports as an error of ours. So a body is sent by a plain iterator, and reading is ended from inside: once enough was taken, the next
+wait is cancelled.
+
+Imported only by those who use a cluster: httpx is in the extra `srwan[etcd]`. Invariant: no error of httpx leaves.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import httpx
+import trio
+
+__all__ = ["HttpClient"]
+
+CONNECTIONS_MAX = 64
+IDLE_CONNECTIONS_MAX = 16
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in one piece, read by a plain iterator."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._is_sent = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_sent:
+            raise StopAsyncIteration
+        self._is_sent = True
+        return self._content
+
+
+class HttpClient:
+    """Connections to the members of a cluster. Close it with `aclose`."""
+
+    def __init__(self, verify: ssl.SSLContext | None) -> None:
+        limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=IDLE_CONNECTIONS_MAX)
+        self._client = httpx.AsyncClient(verify=verify or False, limits=limits, timeout=None, trust_env=False)  # noqa: S113
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def post(self, url: str, content: bytes, headers: Mapping[str, str], take: Callable[[int, bytes], bool]) -> int | str:
+        """Send a JSON body and hand the answer to `take`, part by part with the HTTP status, until it says that it wants no more.
+
+        Returns:
+            The HTTP status; or in words why there is none: no connection, or it broke, or the far side does not speak HTTP. What was
+            handed over by then may be all, or some, or nothing.
+        """
+        try:
+            request = self._client.build_request("POST", url, content=content, headers={**headers, "Content-Type": "application/json"})
+            request.stream = _Body(content)
+            response = await self._client.send(request, stream=True)
+            try:
+                with trio.CancelScope() as scope:
+                    async for part in response.aiter_bytes():
+                        if not scope.cancel_called and not take(response.status_code, part):
+                            scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await response.aclose()
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            return str(error) or type(error).__name__
+        return response.status_code
