@@ -23,6 +23,8 @@ import attrs
 import msgpack
 
 from srwan.errors import RemoteProtocolError
+from srwan.gossip.reporter import epoch_of
+from srwan.gossip.row import Row, seal_row
 from srwan.identity import Identity
 from srwan.ledger_client import etcd_keys
 from srwan.ledger_client.accounting.counters import (
@@ -38,7 +40,9 @@ from srwan.ledger_client.accounting.payer_journal import kept_of, opened_entry, 
 from srwan.ledger_client.accounting.plan import NO_OFFER, PathPlan
 from srwan.ledger_client.accounting.receipt import Receipt, receipt_of_statement
 from srwan.ledger_client.accounting.relay_journal import carried_of, claimed_entry, count_entry, paid_entry, session_entry
+from srwan.ledger_client.complaint import complaint_of, omission_of
 from srwan.ledger_client.contract.artefact import load_artefact
+from srwan.ledger_client.evidence import evidence_of, is_equivocation, proof_in
 from srwan.ledger_client.exchange import messages as exchange
 from srwan.ledger_client.exchange.digest_tree import Entry, position_of
 from srwan.ledger_client.market.bond import sign_bond
@@ -182,7 +186,8 @@ def _record_round(decode: Callable[[Any], Any]) -> Callable[[bytes], Any]:
 @functools.cache
 def decoders() -> tuple[Decoder, ...]:
     """Return all ways into the ledger."""
-    return (*_of_settlement(), *_of_accounting(), *_of_validation(), *_of_market(), *_of_stores(), *_of_exchange())
+    rooms = (_of_settlement, _of_accounting, _of_validation, _of_market, _of_stores, _of_evidence, _of_exchange)
+    return tuple(decoder for room in rooms for decoder in room())
 
 
 def _of_settlement() -> list[Decoder]:
@@ -307,6 +312,47 @@ def _of_stores() -> list[Decoder]:
             "etcd_keys.stored_of", lambda data: etcd_keys.stored_of(bytes(8), data), (etcd_keys.record_bytes(RECORD),), None, value_error
         ),
         Decoder("etcd_keys.proof_of", etcd_keys.proof_of, (etcd_keys.proof_bytes(PROOF),), etcd_keys.proof_bytes, value_error),
+    ]
+
+
+def _of_evidence() -> list[Decoder]:
+    """What others quote: each part is signed by somebody, and a hostile router signs what it likes."""
+    member, reporter = NODES[1], NODES[0]
+    group = bytes(range(32))
+    epoch = epoch_of(NOW_NS)
+    numbers = (NOW_NS, bytes(8), 0, 0, 0, 0, 0, 0, 5)  # stamp, roster, epoch and health, octets, base, count
+    row = seal_row(Row(member.node_id, 7, 9, *numbers, is_described=False, entries=bytes(15)), member, group)
+    filed_row = Record.of_row(member.node_id, row.content, group=group, expires_ns=EXPIRES_NS)
+    report = Record.of_report(attrs.evolve(REPORT, group=group, epoch=epoch, rows=()), reporter)
+    complaint = complaint_of(report, filed_row, wall_ns=NOW_NS)
+    body = StatementBody(group, complaint.topic, *complaint.version, NOW_NS, EXPIRES_NS, "ZZ", 0, complaint.content).encode()
+    twins = [statement_of(Kind.COUNTERS, pack(each), topic=SESSION).record(member) for each in (1, 2)]
+    evidence = evidence_of(EquivocationProof.of(*twins), member.node_id, wall_ns=NOW_NS)
+    row_body, report_body = (Envelope.decode(each.envelope, bytes_max=1 << 20).body for each in (filed_row, report))
+
+    layout = _unpacked(complaint.content)[0]
+
+    def complain(row_bytes: bytes, report_bytes: bytes) -> Any:
+        quoted_row = Envelope.seal(member, ENVELOPE_KINDS[Kind.ROW], row_bytes).encode()
+        quoted_report = Envelope.seal(reporter, ENVELOPE_KINDS[Kind.REPORT], report_bytes).encode()
+        content = pack([layout, quoted_report, quoted_row])
+        filed = StatementBody(group, complaint.topic, *complaint.version, NOW_NS, EXPIRES_NS, "ZZ", 0, content).encode()
+        return omission_of(signed_record(Kind.COMPLAINT, filed, complaint.topic))
+
+    return [
+        Decoder("complaint.omission_of", lambda data: omission_of(signed_record(Kind.COMPLAINT, data, complaint.topic)), (body,)),
+        Decoder("complaint.row", lambda data: complain(data, report_body), (row_body,)),
+        Decoder("complaint.report", lambda data: complain(row_body, data), (report_body,)),
+        Decoder(
+            "evidence.proof_in",
+            lambda data: proof_in(signed_record(Kind.EVIDENCE, _bytes_of_body(data), evidence.topic)),
+            (evidence.content,),
+        ),
+        Decoder(
+            "evidence.is_equivocation",
+            lambda data: is_equivocation(signed_record(Kind.EVIDENCE, _bytes_of_body(data))),
+            (evidence.content,),
+        ),
     ]
 
 

@@ -1,14 +1,15 @@
 """What the DITEX of a million routers would need: measured a record, multiplied openly.
 
-    python benchmarks/ledger_sizing.py [--json] [--tree 100000] [--records 10000] [--etcd-records 2000] [--repetitions 3] [--folder DIR]
+    python benchmarks/ledger_sizing.py [--json] [--quick] [--repetitions 3] [--folder DIR]
+        [--sizing-tree 100000] [--sizing-records 10000] [--sizing-etcd-records 2000]
 
 Measured here, each with least and greatest of the repetitions. "_cpu_us" is CPU time a record of all processes that take part, user and
 system, which other work on the machine disturbs less than records a second:
 
 - digest tree: CPU time to take over a record that is new and one that replaces another, memory a record, and the time until the root is
-  known again after 1,000 changes among --tree records, against hashing all of them afresh in the same run;
-- exchange: bytes and questions of a session between two trees of --tree records that differ in 0 to 10,000 of them (signatures are not
-  checked in this part; the records have the size of real rows), against a listing of all versions, which one would send without a tree;
+  known again after 1,000 changes among --sizing-tree records, against hashing all of them afresh in the same run;
+- exchange: bytes and questions of a session between two trees of --sizing-tree records that differ in 0 to 10,000 of them (signatures are
+  not checked in this part; the records have the size of real rows), against a listing of all versions, which one would send without a tree;
 - transfer: records a second and bytes a record of whole sessions that fill an empty SQLite store from a full one, over the control channel
   in memory, every signature verified;
 - stores: bytes a record on disk and records a second put in batches of 500, in SQLite and, where etcd is installed, in one etcd member on
@@ -411,18 +412,21 @@ def run(options: argparse.Namespace | None = None) -> dict[str, Any]:
     Args:
         options: of `main`; None, or a namespace that lacks some, takes the defaults.
     """
-    options = argparse.Namespace(**{**vars(_parser().parse_args([])), **({} if options is None else vars(options))})
+    given = {} if options is None else {name: value for name, value in vars(options).items() if value is not None}
+    options = argparse.Namespace(**{**vars(_parser().parse_args([])), **given})
+    if options.quick:
+        options.sizing_tree, options.sizing_records, options.sizing_etcd_records, options.repetitions = 20_000, 2_000, 500, 1
     rng = random.Random(5)
     folder = Path(options.folder)
-    records = signed_rows(options.records, rng)
-    newer = signed_rows(options.records, random.Random(5), sequence=2)
+    records = signed_rows(options.sizing_records, rng)
+    newer = signed_rows(options.sizing_records, random.Random(5), sequence=2)
     model = records[0]
     repetitions: int = options.repetitions
     measured: dict[str, Any] = {
         "row_envelope_bytes": len(model.envelope),
         "report_envelope_bytes": report_bytes(),
-        "tree": tree_figures(model, options.tree, repetitions),
-        "exchange": exchange_figures(model, options.tree, rng),
+        "tree": tree_figures(model, options.sizing_tree, repetitions),
+        "exchange": exchange_figures(model, options.sizing_tree, rng),
     }
     moved = [trio.run(transfer, records, folder) for _ in range(repetitions)]
     measured["transfer"] = {"records": len(records), **_columns(moved, ("records_per_s", "cpu_us", "bytes_per_record"))}
@@ -430,17 +434,18 @@ def run(options: argparse.Namespace | None = None) -> dict[str, Any]:
     names = ("records_per_s", "cpu_us", "bytes_per_record", "bytes_per_version")
     measured["sqlite"] = {"records": len(records), **_columns(filed, names)}
     if shutil.which("etcd"):
-        clustered = [trio.run(etcd_once, records[: options.etcd_records], folder) for _ in range(repetitions)]
-        measured["etcd"] = {"members": 1, "records": options.etcd_records, **_columns(clustered, names[:3])}
+        clustered = [trio.run(etcd_once, records[: options.sizing_etcd_records], folder) for _ in range(repetitions)]
+        measured["etcd"] = {"members": 1, "records": options.sizing_etcd_records, **_columns(clustered, names[:3])}
     return {"measured": measured, "computed": computed(measured)}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Sizes of the DITEX of a million routers.")
-    parser.add_argument("--tree", type=int, default=100_000, help="records in the trees")
-    parser.add_argument("--records", type=int, default=10_000, help="signed records put into SQLite and transferred")
-    parser.add_argument("--etcd-records", type=int, default=2_000, help="signed records put into etcd")
+    parser.add_argument("--sizing-tree", type=int, default=100_000, help="records in the trees")
+    parser.add_argument("--sizing-records", type=int, default=10_000, help="signed records put into SQLite and transferred")
+    parser.add_argument("--sizing-etcd-records", type=int, default=2_000, help="signed records put into etcd")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one repetition of a fifth")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where files are made, and removed")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     return parser

@@ -190,8 +190,13 @@ def fill(path: Path, count: int, rng: random.Random) -> None:
             filed = (model.kind, rng.randbytes(32), rng.randbytes(32), b"", *model.version, model.expires_ns, 0)
             yield (*filed, rng.choice(COUNTRIES), rng.randrange(ASNS), model.envelope)
 
-    with connection:
+    indexes = list(connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"))
+    with connection:  # indexes are made afterwards: sorted, in a twentieth of the time
+        for name, _ in indexes:
+            list(connection.execute(f"DROP INDEX {name}"))
         list(connection.executemany(INSERT, rows()))
+        for _, statement in indexes:
+            list(connection.execute(statement))
     connection.close()
 
 

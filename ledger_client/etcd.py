@@ -17,6 +17,9 @@ etcd, since a key must go whole.
 A cluster is trusted for nothing but being there: what it returns is parsed strictly and is the reader's to verify, as from a file
 (`read.py`). etcd survives crashes of a minority, not writers that lie: one with access can delete or withhold.
 
+etcd's own history of all changes is the operator's to bound (`--auto-compaction-mode=periodic --auto-compaction-retention=10m`): a
+compaction would hit others on the cluster, too.
+
 Shell: the network. Source: etcd.io/docs/v3.4; figures by benchmarks/ledger_stores.py.
 """
 
@@ -391,6 +394,8 @@ class EtcdStore:
             with self._refusing_malformed():
                 told = [(key_of(each.key[len(prefix) :]), number_of(each.value)) for each in page]
             revisions += [revision for key, revision in told if revision > query.after and _may_match(query, key)]
+            if len(page) < KEYS_MAX:
+                break
             start = page[-1].key + b"\0"
         return sorted(revisions)[: query.limit]
 
@@ -401,6 +406,8 @@ class EtcdStore:
             with self._refusing_malformed():
                 told = [Newest.decode(each.value).revision for each in page]
             revisions += [revision for revision in told if revision > query.after]
+            if len(page) < KEYS_MAX:
+                break
             start = page[-1].key + b"\0"
         return sorted(revisions)[: query.limit]
 

@@ -229,6 +229,7 @@ class EtcdGateway:
         self._user = user
         self._token = ""
         self._deadline_s = deadline_s
+        self._is_closed = False
         self._in_use = 0
         self._seen_revision = 0
         self._cluster = ""
@@ -250,7 +251,8 @@ class EtcdGateway:
         return cls(settings, HttpClient(_tls_of(settings)), _user_of(settings), deadline_s)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections. Requests under way raise `trio.ClosedResourceError`."""
+        self._is_closed = True
         await self._client.aclose()
 
     def unavailable(self, problem: str, remedy: str = _REMEDY) -> StoreUnavailable:
@@ -342,6 +344,8 @@ class EtcdGateway:
         give_up_at = trio.current_time() + self._deadline_s
         attempt_s, problem, attempts = ATTEMPT_S, "", 0
         while True:
+            if self._is_closed:
+                raise trio.ClosedResourceError("the record store is closed")
             left_s = give_up_at - trio.current_time()
             if left_s <= 0:
                 raise self.unavailable(f"no endpoint gave a usable answer within {self._deadline_s:g} s ({problem})")

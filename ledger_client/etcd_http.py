@@ -71,4 +71,8 @@ class HttpClient:
                     await response.aclose()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             return str(error) or type(error).__name__
+        except RuntimeError:
+            if not self._client.is_closed:
+                raise
+            return "the connections were closed"
         return response.status_code

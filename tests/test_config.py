@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from srwan.config import CONFIG_BYTES_MAX, KEYS, NodeConfig, load_config, make_config, parse_address
 from srwan.errors import ConfigError
 from srwan.kernel_config import Delivery, KernelSettings
+from srwan.offer_config import LocalWindow, OfferSettings
 from srwan.settlement_config import SettlementSettings, WalletSettings
 from srwan.tun_config import TunConfig, TunRoute
 from srwan.types import GeoAsn
@@ -60,8 +61,21 @@ bills = []
 native = false
 hmac_key_file = "/etc/srwan/hmac"
 require_hmac = true
+[offer]
+price_microtoken_per_gb = 10000000
+windows = ["mon-fri 18:00-08:00"]
+time_zone = "America/Chicago"
+premium = true
+label = "line 1"
+rate_kbps = 1000
+day_octets = 2000
+saved_full_us = 3000
+anonymous = true
+bond_microtoken = 4000
 [ditex]
 path = "/var/lib/srwan/ditex.sqlite"
+peers = ["/ip4/198.51.100.9/tcp/4710/p2p/12D3KooWPeer"]
+serve = true
 [settlement]
 url = "http://127.0.0.1:8545"
 contract = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
@@ -99,7 +113,21 @@ def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None
             hmac_key_file=Path("/etc/srwan/hmac"),
             is_hmac_required=True,
         ),
+        offer=OfferSettings(
+            price_microtoken_per_gb=10_000_000,
+            windows=(LocalWindow(frozenset(range(5)), 18 * 60, 8 * 60),),
+            time_zone="America/Chicago",
+            is_premium=True,
+            label="line 1",
+            rate_kbps=1000,
+            day_octets=2000,
+            saved_full_us=3000,
+            is_anonymous=True,
+            bond_microtoken=4000,
+        ),
         ditex=Path("/var/lib/srwan/ditex.sqlite"),
+        ditex_peers=("/ip4/198.51.100.9/tcp/4710/p2p/12D3KooWPeer",),
+        is_ditex_served=True,
         settlement=SettlementSettings(
             url="http://127.0.0.1:8545",
             contract="0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
@@ -124,7 +152,8 @@ def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None
 
 
 def test_every_documented_key_is_in_the_example() -> None:
-    assert [] == [key for key in KEYS if key.rpartition(".")[2] not in FULL]
+    """Those of [offer] are in the example of tests/test_offer_config.py."""
+    assert [] == [key for key in KEYS if key.rpartition(".")[2] not in FULL and not key.startswith("offer.")]
 
 
 @pytest.mark.parametrize(

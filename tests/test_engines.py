@@ -51,8 +51,8 @@ async def test_a_node_is_opened_by_its_url(tmp_path: Path) -> None:
             assert engine.domain == opened.domain == contract_domain(config)
             await opened.deposit(KEY, 5)
             assert 5 == (await beside.account(KEY.address)).escrow_microtoken
-        assert tmp_path / "settlement.journal.wallet" == outbox_path(config, ".wallet")
-        assert {"settlement.journal", "settlement.journal.wallet"} <= {path.name for path in tmp_path.iterdir()}
+        assert tmp_path / "settlement.outbox.wallet" == outbox_path(config, ".wallet")
+        assert {"settlement.outbox", "settlement.outbox.wallet"} == {path.name for path in tmp_path.iterdir()}
         mistyped = named | {"contract": str(engine.domain.contract).swapcase().replace("0X", "0x")}
         assert "settlement.contract" == await refused(make_config(settlement=mistyped))
         with pytest.raises(SettlementUnavailable, match="not 5"):

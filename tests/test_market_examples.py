@@ -14,14 +14,16 @@ EXPECTED = {
     "observe_and_buy.py": r"the enterprise relays: False; it is measured: True\n"
     r"paths of the neighbour lead over: carrier\nover the enterprise: False\n"
     r"the enterprise bought: via carrier: .*\ncarrier earned [1-9]\d{3} microtokens, the enterprise 0\n",
-    "off_hours.py": r"off-hours in Chicago, universal time:\n  Fri 23:00 to Mon 06:00, 55 h\n(.*\n)*the group knows the line as nobody in ZZ:0\n"
+    "off_hours.py": r"off-hours in Chicago, universal time:\n  Fri 23:00 to Mon 06:00, 55 h\n(.*\n)*"
+    r"the group knows the line as nobody in ZZ:0\n"
     r"bought, since 5000000 microtokens .*: via .*\nthe session ends \d+ s before the window\nthe line earned [1-9]\d{3} microtokens\n",
     "pay_for_milliseconds.py": r"(.*\n)* +quick +\d+ +\d+ ms +\d+ ms +80 ms +(49|5\d) ms +10080 +99\d\d\n"
     r" +middling +\d+ +\d+ ms +\d+ ms +80 ms +(1\d|2\d) ms +10080 +[45]\d\d\d\n",
     "premium_segment.py": r"listed: 1 offer under US:64500\nbought: via carrier: .*\n"
     r"settled: 1008000 octets sent at 10 tokens a GB, the carrier earned 99[78]\d microtokens\n",
     "sla_bypass.py": r"kept: +direct: .*\nbroken: +via carrier: .*\nbought: +up to 8000000 of 9000000 .*\nrestored: direct: .*\n"
-    r"the carrier earned [1-9]\d{3} microtokens of [1-9]\d{3} spent\nevidence: [1-9]\d* of \d+ measurements beyond 40 ms, the worst \d\d ms\n",
+    r"the carrier earned [1-9]\d{3} microtokens of [1-9]\d{3} spent\n"
+    r"evidence: [1-9]\d* of \d+ measurements beyond 40 ms, the worst \d\d ms\n",
     "virtual_network.py": r"first plan:\n  open  frankfurt - warsaw - tokyo: .*\n  open  frankfurt - dubai - tokyo: .*\n(.*\n)*"
     r"earned: warsaw [1-9]\d+, dubai [1-9]\d+, mumbai 0, elsewhere 0 microtokens\nwhen warsaw asks for more:\n"
     r"  open  frankfurt - mumbai - tokyo: .*\n.*\n  close frankfurt - warsaw - tokyo: .*\n(.*\n)*",

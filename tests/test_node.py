@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 import srwan
+from srwan.ledger_client.sqlite import SqliteStore
 from srwan.overlay.memory import MemoryNetwork
 from srwan.swarm.in_memory import open_memory_node
 
@@ -141,6 +142,21 @@ async def test_the_report_of_the_group_is_in_the_store_and_verifies(tmp_path: Pa
     contents = json.loads(capsys.readouterr().out)
     assert (0, 5, 5) == (shown, contents["records"], contents["verified"])
     assert ["a", "b"] == sorted(contents["groups"][0]["names"])
+
+
+async def test_what_one_router_lists_comes_to_the_store_of_another_that_names_it_as_peer(tmp_path: Path) -> None:
+    free = {"price_microtoken_per_gb": 0}
+    with trio.fail_after(60):
+        async with (
+            srwan.open_node(name="a", network="one", state_dir=tmp_path / "a", is_ditex_served=True, offer=free, **HERE) as a,
+            srwan.open_node(name="b", network="two", state_dir=tmp_path / "b", ditex_peers=a.multiaddr, **HERE),
+            await SqliteStore.open(tmp_path / "b" / "ditex.sqlite", is_read_only=True) as store,
+        ):
+            revision, subjects = 0, set[bytes]()
+            while a.id not in subjects:
+                for stored in await store.watch(revision):
+                    revision = stored.revision
+                    subjects.add(stored.record.subject)
 
 
 async def test_a_taken_port_is_one_clear_sentence() -> None:

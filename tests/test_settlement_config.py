@@ -41,6 +41,8 @@ def test_files_lie_in_the_state_folder_unless_they_are_named() -> None:
     assert config.settlement.is_embedded
     assert Path("/var/lib/srwan/wallet.json") == config.wallet_path
     assert Path("/var/lib/srwan/settlement.journal") == config.settlement_journal_path
+    remote = make_config(state_dir="/var/lib/srwan", settlement=REMOTE)
+    assert Path("/var/lib/srwan/settlement.outbox") == remote.settlement_journal_path  # beside an embedded engine that is served
     assert (None, None) == (make_config().wallet_path, make_config().settlement_journal_path)
     named = make_config(state_dir="/var/lib/srwan", settlement={"url": EMBEDDED, "journal": "/j"}, wallet={"keystore": "/w"})
     assert (Path("/w"), Path("/j")) == (named.wallet_path, named.settlement_journal_path)

@@ -46,7 +46,8 @@ async def main() -> None:
         async with neighbour.open_path("carrier", rich) as direct, neighbour.open_path("cloud", rich) as path:
             await direct.send(b"x")
             await path.send(b"x")
-            (await cloud.accept_path(), await wait_until(lambda: len(path.status()) > 1))
+            await cloud.accept_path()
+            await wait_until(lambda: len(path.status()) > 1)
             used = {node for each in (direct, path) for status in each.status() for node in status.relays}
             print(f"paths of the neighbour lead over: {', '.join(neighbour.name_of(node) for node in sorted(used)) or 'nobody'}")
             print(f"over the enterprise: {enterprise.id in used}")

@@ -80,7 +80,9 @@ class NeighbourCount:
 
     node: NodeId
     octets_in: int
+    """From it."""
     octets_out: int
+    """To it."""
 
 
 @attrs.frozen(slots=True, order=True)
@@ -109,6 +111,7 @@ class RouterCounters:
     octets_in: int
     """Of whole datagrams, from all neighbours, since boot."""
     octets_out: int
+    """Of whole datagrams, to all neighbours, since boot."""
     neighbours: tuple[NeighbourCount, ...] = ()
     sessions: tuple[SessionCount, ...] = ()
 

@@ -2,8 +2,8 @@
 
 Theory of operation. A consumer says which path tags of its traffic to this egress a session covers; only its own traffic can be meant, for
 the data plane counts by authenticated sender. Every reading moves the session's counts on. A receipt is made when RECEIPT_OCTETS came,
-later on a 64th of all, or RECEIPT_S after the last one if anything did, and replaces one that was not delivered yet. The consumer's answer is its countersignature;
-with it the receipt is kept, and handed out to be published.
+later on a 64th of all, or RECEIPT_S after the last one if anything did, and replaces one that was not delivered yet. The consumer's
+answer is its countersignature; with it the receipt is kept, and handed out to be published.
 
 A consumer that answers "stale" holds a receipt of ours that says more than we know: our journal was lost. Then we go on from that.
 

@@ -63,7 +63,9 @@ class EscrowShort:
     relays: tuple[NodeId, ...]
     egress: NodeId
     needed_microtoken: int
+    """The least cap that is worth a session."""
     free_microtoken: int
+    """Not reserved."""
 
 
 @attrs.frozen(slots=True)
@@ -72,7 +74,9 @@ class TicketSigned:
 
     session: bytes
     octets: int
+    """Delivered under it, from its beginning."""
     amount_microtoken: int
+    """Owed for them."""
 
 
 @attrs.frozen(slots=True)
@@ -94,7 +98,9 @@ class TicketReceived:
     session: bytes
     consumer: NodeId
     octets: int
+    """Delivered under it, from its beginning."""
     amount_microtoken: int
+    """Owed for them."""
 
 
 @attrs.frozen(slots=True)
@@ -106,6 +112,7 @@ class DebtThrottled:
     session: bytes | None
     """None: no session covers them."""
     owed_octets: int
+    """Of bodies, not acknowledged."""
 
 
 @attrs.frozen(slots=True)
@@ -122,7 +129,9 @@ class ClaimFiled:
 
     session: bytes
     octets: int
+    """Delivered under it, from its beginning."""
     amount_microtoken: int
+    """Owed for them."""
 
 
 AccountingEvent: TypeAlias = (

@@ -62,6 +62,8 @@ CAP_OCTETS_MIN = 1 << 24
 """A session that could not pay for 16 MiB is not worth opening: twice the usual credit."""
 RETRY_S = 30.0
 """After the escrow was short, or the settlement engine refused, s."""
+CLOSE_DOUBLINGS_MAX = 7
+"""Pauses between two tries to close a session double so often, to an hour: the time for claims may be days."""
 RENEWAL_S_MIN = 60
 """A session is not replaced by one that ends less than so much later, s."""
 LINGER_S = 10.0
@@ -141,6 +143,7 @@ class _Session:
     journaled_octets: int = 0
     close_at: float = 0.0
     """Not before, to try to close it."""
+    close_tries: int = 0
 
     @property
     def amount(self) -> int:
@@ -364,7 +367,8 @@ class Payer:
                 del self._lines[line.key]
         for session in self._sessions.values():
             if chain_s > session.terms.expires_s and now >= session.close_at:
-                session.close_at = now + RETRY_S
+                session.close_at = now + RETRY_S * 2.0 ** min(session.close_tries, CLOSE_DOUBLINGS_MAX)
+                session.close_tries += 1
                 self._commands.append(CloseSession(session.terms))
 
     # --- calls out --------------------------------------------------------------------------------------------------

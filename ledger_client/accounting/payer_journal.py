@@ -53,7 +53,9 @@ class Kept:
     ticket: PathTicket | None = None
     receipt: Receipt | None = None
     sent_packets: int = 0
+    """Since the session began."""
     sent_octets: int = 0
+    """Of bodies, in these packets."""
 
     def entries(self) -> list[bytes]:
         """Return the entries that say the same."""

@@ -38,7 +38,7 @@ from srwan.ledger_client.accounting.messages import Answer, SessionNotice, Ticke
 from srwan.ledger_client.accounting.meter import Count, Meter, TagKey
 from srwan.ledger_client.accounting.plan import PathPlan, price_at
 from srwan.ledger_client.accounting.relay_journal import (
-    Carried,
+    CarriedSession,
     carried_of,
     claimed_entry,
     count_entry,
@@ -95,7 +95,7 @@ class RelaySettings:
     """How much credit is given."""
 
     credit_octets: int = 8_000_000
-    """Carried for one debtor before he has acknowledged anything."""
+    """CarriedSession for one debtor before he has acknowledged anything."""
     credit_octets_max: int = 64_000_000
     """To which that grows, by a sixteenth of what was acknowledged."""
     loss_permille: int = 30
@@ -122,7 +122,7 @@ class Limit:
 @attrs.define(slots=True)
 class _Session:
     id: bytes
-    carried: Carried
+    carried: CarriedSession
     position: int
     before: NodeId
     is_open: bool = False
@@ -243,7 +243,9 @@ class RelayAccount:
             if not notice.path_tags:
                 return Answer("ok")  # over before it began
             plan = notice.plan
-            session = _Session(notice.terms.session_id, Carried(notice), plan.relays.index(self._node_id), plan.before(self._node_id))
+            session = _Session(
+                notice.terms.session_id, CarriedSession(notice), plan.relays.index(self._node_id), plan.before(self._node_id)
+            )
             session.lookup_at = now
             self._sessions[session.id] = session
             self._cover(session, notice.path_tags)
@@ -270,13 +272,15 @@ class RelayAccount:
         return self._offers.problem_with(plan, position, terms.prices_microtoken[position], wall_ns, expires_s)
 
     def session_state(self, session_id: bytes, state: SessionState | None, now: float) -> None:
-        """Say what the settlement engine holds of a session that `take_lookups` asked about; None: nothing."""
+        """Say what the settlement engine holds of a session that `take_lookups` asked about; None: nothing, or it could not be claimed."""
         session = self._sessions.get(session_id)
         if session is None or session.is_open:
             return
         if state is not None:
             session.is_open = True
-            self._entries.append(session_entry(session.carried.notice))
+            carried = session.carried
+            session.journaled_octets = carried.octets
+            self._entries += [session_entry(carried.notice), *([count_entry(session_id, *carried.counts)] if carried.packets else [])]
             self._relieve(session.before, session.carried.billable_octets)
             return
         session.lookups += 1
@@ -286,7 +290,9 @@ class RelayAccount:
             self._forget(session)
 
     def receive_ticket(self, caller: NodeId, data: bytes, now: float) -> Answer:
-        """Take a ticket with its receipt; "ok" also for one held already or worth less, "session" if the session is not known here.
+        """Take a ticket with its receipt; "ok" also for one held already or worth less.
+
+        "session": the session is not known here. "pending": it is not known yet whether it is open, so the ticket was not taken.
 
         Raises:
             RemoteProtocolError: malformed, badly signed, beyond price or cap, or not the caller's. Nothing changed.
@@ -296,8 +302,8 @@ class RelayAccount:
         try:
             notice = TicketNotice.decode(data)
             session = self._sessions.get(notice.ticket.session)
-            if session is None:
-                return Answer("session")
+            if session is None or not session.is_open:
+                return Answer("session" if session is None else "pending")
             return self._take_ticket(caller, session, notice, now)
         except RemoteProtocolError as error:
             self.drops[error.reason] += 1
@@ -364,7 +370,7 @@ class RelayAccount:
     def _note_count(self, session: _Session) -> None:
         carried = session.carried
         session.journaled_octets = carried.octets
-        self._entries.append(count_entry(session.id, carried.packets, carried.octets, carried.billable_octets))
+        self._entries.append(count_entry(session.id, *carried.counts))
 
     def outstanding(self, consumer: NodeId) -> int:
         """Return the octets that a consumer has not acknowledged, over all of its open sessions."""
@@ -479,6 +485,11 @@ class RelayAccount:
         for session in due:
             session.lookup_at = now + LOOKUP_S_MAX
         return [session.id for session in due]
+
+    def notice_of(self, session_id: bytes) -> SessionNotice | None:
+        """Return what a consumer last said of a session; None if it is not known here."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.carried.notice
 
     def limits(self) -> Mapping[NodeId, Limit]:
         """Return which packets are carried at the free rate now, by neighbour; of others none."""

@@ -20,7 +20,7 @@ from srwan.ledger_client.accounting.receipt import Receipt
 from srwan.ledger_client.settlement.ticket import PathTicket
 from srwan.wire import pack
 
-__all__ = ["Carried", "carried_of", "claimed_entry", "count_entry", "over_entry", "paid_entry", "session_entry"]
+__all__ = ["CarriedSession", "carried_of", "claimed_entry", "count_entry", "over_entry", "paid_entry", "session_entry"]
 
 
 def session_entry(notice: SessionNotice) -> bytes:
@@ -49,7 +49,7 @@ def over_entry(session: bytes) -> bytes:
 
 
 @attrs.define(slots=True)
-class Carried:
+class CarriedSession:
     """What is known of a session."""
 
     notice: SessionNotice
@@ -58,7 +58,14 @@ class Carried:
     packets: int = 0
     octets: int = 0
     billable_octets: int = 0
+    """Of bodies, less keep-alives."""
     claimed_microtoken: int = 0
+    """In the last claim that was filed."""
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Packets, octets of datagrams, and octets that are billable."""
+        return self.packets, self.octets, self.billable_octets
 
     def entries(self) -> list[bytes]:
         """Return the entries that say the same."""
@@ -67,7 +74,7 @@ class Carried:
         if self.ticket is not None and self.receipt is not None:
             entries.append(paid_entry(self.ticket, self.receipt))
         if self.packets:
-            entries.append(count_entry(session, self.packets, self.octets, self.billable_octets))
+            entries.append(count_entry(session, *self.counts))
         if self.claimed_microtoken:
             entries.append(claimed_entry(session, self.claimed_microtoken))
         return entries
@@ -84,13 +91,13 @@ class Carried:
             self.ticket, self.receipt = ticket, receipt
 
 
-def carried_of(entries: Iterable[bytes]) -> list[Carried]:
+def carried_of(entries: Iterable[bytes]) -> list[CarriedSession]:
     """Return the sessions that are not over, oldest first.
 
     Raises:
         DecodeError: an entry is none of these.
     """
-    carried: dict[bytes, Carried] = {}
+    carried: dict[bytes, CarriedSession] = {}
     for entry in entries:
         match read_entry(entry):
             case ["session", bytes(notice)]:
@@ -112,7 +119,7 @@ def carried_of(entries: Iterable[bytes]) -> list[Carried]:
     return list(carried.values())
 
 
-def _take_notice(carried: dict[bytes, Carried], notice: SessionNotice) -> None:
-    held = carried.setdefault(notice.terms.session_id, Carried(notice))
+def _take_notice(carried: dict[bytes, CarriedSession], notice: SessionNotice) -> None:
+    held = carried.setdefault(notice.terms.session_id, CarriedSession(notice))
     if notice.sequence > held.notice.sequence:
         held.notice = notice

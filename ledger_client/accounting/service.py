@@ -20,7 +20,7 @@ import trio
 
 from srwan.clock import Clock
 from srwan.errors import InsufficientEscrow, LedgerError, OverlayError, RemoteProtocolError, SettlementRefused, StoreUnavailable
-from srwan.ledger_client.accounting.counters import RouterCounters, SessionCount
+from srwan.ledger_client.accounting.counters import NEIGHBOURS_MAX, NeighbourCount, RouterCounters, SessionCount
 from srwan.ledger_client.accounting.egress_account import EgressAccount
 from srwan.ledger_client.accounting.events import AccountingEvent
 from srwan.ledger_client.accounting.journal import Journal
@@ -28,10 +28,12 @@ from srwan.ledger_client.accounting.messages import RECEIPT_PROTOCOL, SESSION_PR
 from srwan.ledger_client.accounting.meter import Count, TagKey
 from srwan.ledger_client.accounting.outbox import Message, Outbox
 from srwan.ledger_client.accounting.payer import CloseSession, OpenSession, PathQuote, Payer
+from srwan.ledger_client.accounting.plan import PathPlan
 from srwan.ledger_client.accounting.relay_account import Limit, RelayAccount
 from srwan.ledger_client.record import Version
 from srwan.ledger_client.settlement.settlement import Settlement
 from srwan.ledger_client.settlement.signing import WalletKey
+from srwan.ledger_client.settlement.terms import PathTerms
 from srwan.ledger_client.statement import Statement
 from srwan.ledger_client.validation.claim import ClaimFiling
 from srwan.overlay.transport import ControlAddress, ControlChannel
@@ -68,6 +70,9 @@ class TrafficReading:
     octets_in: int
     """Of all datagrams since boot."""
     octets_out: int
+    """Of all datagrams since boot."""
+    neighbours: Mapping[NodeId, tuple[int, int]] = attrs.field(factory=dict[NodeId, tuple[int, int]])
+    """Octets of datagrams (in, out) by neighbour, since boot."""
 
 
 class TrafficPlane(Protocol):
@@ -101,6 +106,8 @@ class AccountingService:
         publish: signs and stores statements; returns whether they are stored.
         tell: gets the events.
         boot: of this run.
+        problem_with: says in a word why validators would refuse a claim on a session although it is open, or an empty string; None: they
+            would not.
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class AccountingService:
         publish: Callable[[Sequence[Statement]], Awaitable[bool]],
         tell: Callable[[AccountingEvent], None],
         boot: int,
+        problem_with: Callable[[PathTerms, PathPlan], Awaitable[str]] | None = None,
     ) -> None:
         self._node_id = node_id
         self._wallet = wallet
@@ -137,6 +145,7 @@ class AccountingService:
         self._publish = publish
         self._tell = tell
         self._boot = boot
+        self._problem_with = problem_with
         self._sequence = 0
         self._chain_s = 0
         self._chain_at = 0.0
@@ -332,7 +341,7 @@ class AccountingService:
         async with limiter:
             answer = await self._request(message)
         now = self._clock.now()
-        if answer is None:
+        if answer is None or (answer.word == "pending" and message.protocol == TICKET_PROTOCOL):
             self._outbox.failed(message, now)
             return
         self._outbox.succeeded(message, now)
@@ -361,6 +370,7 @@ class AccountingService:
         self.payer.set_escrow(account.escrow_microtoken)
 
     async def _run_settlement(self) -> None:
+        failures = 0
         while True:
             self._work = trio.Event()
             try:
@@ -368,9 +378,12 @@ class AccountingService:
                     await self._read_chain()
                 await self._look_up()
                 await self._command()
+                failures = 0
             except LedgerError as error:
-                log.warning("settlement: %s", error)
-                await trio.sleep(LOOK_S)
+                if not failures:
+                    log.warning("settlement waits: %s", error)
+                failures += 1
+                await trio.sleep(min(CHAIN_S, LOOK_S * 2.0 ** min(failures, 10)))
             with trio.move_on_after(1.0):
                 await self._work.wait()
 
@@ -379,6 +392,12 @@ class AccountingService:
             return
         for session_id in self.relay.take_lookups(self._clock.now()):
             state = await self._settlement.session(session_id)
+            notice = self.relay.notice_of(session_id)
+            if state is not None and notice is not None and self._problem_with is not None:
+                problem = await self._problem_with(notice.terms, notice.plan)
+                if problem:
+                    log.info("session %s is not taken as paid: %s", session_id.hex()[:12], problem)
+                    state = None
             self.relay.session_state(session_id, state, self._clock.now())
             self._collect()
 
@@ -465,7 +484,9 @@ class AccountingService:
     def _counters_statement(self, session_id: bytes, counts: tuple[SessionCount, ...]) -> Statement:
         reading = self._plane.read()
         self._sequence += 1
-        counters = RouterCounters(self._boot, self._sequence, reading.octets_in, reading.octets_out, (), tuple(sorted(counts)))
+        busiest = sorted(reading.neighbours.items(), key=lambda item: (-sum(item[1]), item[0]))[:NEIGHBOURS_MAX]
+        neighbours = tuple(NeighbourCount(node, *octets) for node, octets in sorted(busiest))
+        counters = RouterCounters(self._boot, self._sequence, reading.octets_in, reading.octets_out, neighbours, tuple(sorted(counts)))
         return counters.statement(self._node_id, session_id, **self._lifetime(self.chain_s()))
 
     def _claim_statement(self, filing: ClaimFiling) -> Statement:

@@ -104,7 +104,7 @@ class SyncOutcome:
     stored: int
     """Of these, new to our store."""
     refused: tuple[tuple[str, int], ...]
-    """Of these, refused, by reason."""
+    """Items that were refused, by reason; "gone": listed, but not given."""
     pushed: int
     """Items that went."""
     taken: int
@@ -342,7 +342,7 @@ class SyncSession:
         for entry, item in zip(asked, items, strict=False):
             self._wanted.pop(entry.position, None)
             if item is None:
-                self._memory.add(entry, self._now, is_ours=False)  # listed and not given: superseded, or never there
+                self._refuse(entry, "gone")  # listed and not given: superseded meanwhile, or never there
             elif isinstance(item, RemoteProtocolError):
                 self._refuse(entry, item.reason)
             else:

@@ -51,7 +51,8 @@ async def deploy(chain: Chain, key: WalletKey, deployment: Deployment) -> Settle
 
     Raises:
         SettlementRefused: the contract cannot be made with these parameters, or the deployer cannot give so much.
-        SettlementUnavailable: the chain cannot be reached; what was taken until then stays.
+        SettlementUnavailable: the chain cannot be reached; what was taken until then stays. Done again, it makes
+            another contract, whose tokens are its own.
     """
     artefact = load_artefact()
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from importlib import metadata
 from typing import Any
 
 import attrs
 
-from srwan import __version__
 from srwan.errors import DecodeError
 from srwan.ledger_client.settlement.abi import revert_reason
 from srwan.ledger_client.settlement.chain import Receipt
@@ -145,7 +145,7 @@ async def _net_version(chain: PyEvmChain, _parameters: list[Any]) -> str:
 
 
 async def _client_version(_chain: PyEvmChain, _parameters: list[Any]) -> str:
-    return f"srwan/{__version__}/py-evm"
+    return f"srwan/{metadata.version('srwan')}/py-evm"
 
 
 async def _zero(_chain: PyEvmChain, _parameters: list[Any]) -> str:

@@ -121,7 +121,7 @@ class Evm:
             RemoteProtocolError: not a transaction, of another chain, its nonce is not the wallet's next, or it needs too much gas.
                 Nothing changed.
 
-        Cost: 2.5 ms for a deposit; a batch of 50 claims as much as its gas, 60 ms.
+        Cost: 3 ms for a deposit, 360 ms for a batch of 50 claims with 3 payees each.
         """
         if time_s < self.head.time_s:
             raise DecodeError(f"a block at {time_s} s after one at {self.head.time_s} s")

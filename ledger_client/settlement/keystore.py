@@ -381,6 +381,10 @@ def ask_passphrase(what: str, *, is_new: bool = False) -> str:
         raise WalletLocked("passphrase", "there is no terminal to ask at", "give --passphrase-file or --passphrase-fd") from None
     try:
         typed = getpass.getpass(f"passphrase for {what}: ")
+        if is_new and typed and len(typed) < PASSPHRASE_CHARACTERS_MIN:
+            raise WalletLocked(
+                "passphrase", "too short", f"take {PASSPHRASE_CHARACTERS_MIN} characters at least, better several random words"
+            )
         if is_new and getpass.getpass("the same again: ") != typed:
             raise WalletLocked("passphrase", "the two differ", "try again")
     except EOFError:

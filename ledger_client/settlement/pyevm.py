@@ -23,7 +23,7 @@ from typing import TypeVar
 import trio
 
 from srwan.errors import RemoteProtocolError, SettlementUnavailable
-from srwan.ledger_client.settlement.chain import Receipt, refusal
+from srwan.ledger_client.settlement.chain import PastLog, Receipt, refusal
 from srwan.ledger_client.settlement.deploy import Deployment, deploy
 from srwan.ledger_client.settlement.engine import ContractSettlement
 from srwan.ledger_client.settlement.evm import GAS_LIMIT, Evm, Executed

@@ -39,7 +39,7 @@ from srwan.ledger_client.settlement.transaction import SignedTransaction, Transa
 __all__ = ["NodeOptions", "Submission"]
 
 GWEI = 10**9
-POLL_S_MIN = 0.02
+POLL_S_MIN = 0.005
 """First pause between two looks for a receipt, s; grows by half up to `poll_s`."""
 REPLACEMENTS_MAX = 24
 """Fees signed for one nonce: each an eighth more, so the last is 16 times the first."""
@@ -157,10 +157,11 @@ class Submission:
             wallet.pending.append(left)
 
     async def _finish(self, wallet: _Wallet, pending: _Pending) -> None:
-        """It is settled what became of an operation."""
+        """It is settled what became of an operation; from here on, asking for the same again is a new one."""
         wallet.pending.remove(pending)
         if self._outbox is not None and pending.signed:
-            await self._outbox.finish(pending.signed[-1])
+            with trio.CancelScope(shield=True):
+                await self._outbox.finish(pending.signed[-1])
 
     async def execute(self, key: WalletKey, to: Address | None, data: bytes) -> Receipt:
         """See `Chain.execute`."""

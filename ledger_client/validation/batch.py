@@ -54,7 +54,9 @@ class BatchItem:
     session: bytes
     """32 B."""
     octets: int
+    """Since the session began."""
     amount_microtoken: int
+    """Likewise, microtokens."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.session) != HASH_BYTES or not (0 <= self.octets <= UINT128_MAX and 0 <= self.amount_microtoken <= UINT128_MAX):

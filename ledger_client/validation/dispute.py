@@ -144,7 +144,9 @@ class OverturnVote:
     session: bytes
     """32 B."""
     settled_microtoken: int
+    """What the settlement shows, microtokens."""
     keep_microtoken: int
+    """What shall stay paid of it."""
     evidence: bytes
     """`DisputeEvidence.digest`, 32 B."""
     signature: bytes

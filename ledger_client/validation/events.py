@@ -56,6 +56,7 @@ class SettleBatch:
     """Settle a batch unless the settlement shows it paid; then call `receive_settled`, `receive_refusal` or `receive_outage`."""
 
     slot: int
+    """Its number."""
     claims: tuple[Claim, ...]
     signatures: tuple[bytes, ...]
     """Of a quorum or more."""
@@ -77,6 +78,7 @@ class OverturnClaim:
     settled_microtoken: int
     """As the signatures say."""
     keep_microtoken: int
+    """What stays paid."""
     evidence: bytes
     """Hash of the evidence, 32 B."""
     signatures: tuple[bytes, ...]
@@ -91,10 +93,13 @@ class ClaimJudged:
 
     session: bytes
     octets: int
+    """Claimed, since the session began."""
     amount_microtoken: int
+    """Likewise, microtokens."""
     reason: str
     """Empty: accepted."""
     figures: tuple[tuple[str, int], ...]
+    """As in the verdict."""
 
 
 @attrs.frozen(slots=True)
@@ -102,6 +107,7 @@ class BatchProposed:
     """A validator whose turn it was proposed a batch."""
 
     slot: int
+    """Its number."""
     proposer: Address
     claims: int
     """How many."""
@@ -112,6 +118,7 @@ class BatchSigned:
     """This validator signed the batch of a slot."""
 
     slot: int
+    """Its number."""
     claims: int
     """How many."""
 
@@ -121,6 +128,7 @@ class BatchRefused:
     """This validator does not sign the batch of a slot."""
 
     slot: int
+    """Its number."""
     reason: str
     """About the first claim it did not accept; "unknown" where it never saw it."""
 
@@ -130,6 +138,7 @@ class QuorumReached:
     """Enough validators signed the batch of a slot."""
 
     slot: int
+    """Its number."""
     signatures: int
     """How many."""
 
@@ -139,6 +148,7 @@ class BatchSettled:
     """The settlement shows the batch of a slot paid."""
 
     slot: int
+    """Its number."""
     claims: int
     """How many."""
     amount_microtoken: int
@@ -150,6 +160,7 @@ class BatchStalled:
     """The batch of a slot was not settled."""
 
     slot: int
+    """Its number."""
     reason: str
     """The contract's word, or "unavailable"."""
 

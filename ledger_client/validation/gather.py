@@ -1,10 +1,12 @@
 """Looks up what a claim is held against: in the record store, and at the settlement. A shell.
 
-The store is not trusted: every record is verified again. What is missing is left out; what that means is for `checks.py` to say.
+It waits for both and has no task and no time of its own. The store is not trusted: every record is verified again. What is missing is left
+out; what that means is for `checks.py` to say.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -28,6 +30,8 @@ OFFERS_KEPT_MAX = 16_384
 OFFER_VERSIONS_MAX = 64
 """Offers of one relay that are searched for the one a plan names."""
 
+logger = logging.getLogger("srwan.ledger_client")
+
 
 class Gatherer:
     """Gathers evidence from one store and one settlement."""
@@ -42,7 +46,8 @@ class Gatherer:
         try:
             verify(record)
             offer = Offer.of_record(record)
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
+            logger.warning("the store holds an offer that is not what it should be: %s", error)
             return
         self._offers[offer.digest] = offer
         self._offers.move_to_end(offer.digest)
@@ -87,5 +92,6 @@ def _counters_in(record: Record) -> RouterCounters | None:
     try:
         verify(record)
         return counters_of_statement(Statement.of_record(record))
-    except RemoteProtocolError:
+    except RemoteProtocolError as error:
+        logger.warning("the store holds counters that are not what they should be: %s", error)
         return None

@@ -35,6 +35,7 @@ class Slot:
     """What was said in one slot."""
 
     number: int
+    """Wall time divided by the length of a slot."""
     answers: dict[Address, SignedBatch] = attrs.field(factory=dict[Address, SignedBatch])
     """By validator, verified; one each."""
     first_seen: float | None = None
@@ -42,6 +43,7 @@ class Slot:
     settle_at: float | None = None
     """Monotonic seconds from which this validator settles it; None while there is no quorum, or it is done with."""
     tries: int = 0
+    """How often this validator tried to settle it."""
     is_finished: bool = False
     """Settled, or given up."""
 

@@ -440,8 +440,8 @@ class Validator:
             return
         claims = self._choose(number)
         if claims:
-            self._say(self._book.slot(number), items_of(claims))
             self.tell(BatchProposed(number, self._key.address, len(claims)))
+            self._say(self._book.slot(number), items_of(claims))
 
     def _choose(self, number: int) -> list[Claim]:
         """Claims to propose: oldest first, those that made a batch fail alone."""
@@ -504,13 +504,13 @@ class Validator:
         cases = [self._docket.get(item.session) for item in proposal.items]
         unsigned = [case for case, item in zip(cases, proposal.items, strict=True) if case is None or case.signable(item) is None]
         if not unsigned:
-            self._say(slot, proposal.items)
             self.tell(BatchSigned(slot.number, len(proposal.items)))
+            self._say(slot, proposal.items)
         elif self._now >= slot.first_seen + REFUSE_AFTER_SLOTS * self._book.slot_s:
             leading = unsigned[0].leading() if unsigned[0] is not None else None
             reason = (leading[1].reason if leading is not None else "") or "unknown"
-            self._say(slot, proposal.items, reason)
             self.tell(BatchRefused(slot.number, reason))
+            self._say(slot, proposal.items, reason)
 
     def _count(self, slot: Slot) -> None:
         proposal = proposal_of(slot, self.validators)

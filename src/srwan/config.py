@@ -77,6 +77,11 @@ class NodeConfig:
     """ditex.path: SQLite file of the record store, or "etcd:URL,URL,..." for a cluster. None: state_dir/ditex.sqlite, or no store without
     state_dir."""
 
+    ditex_peers: tuple[str, ...] = ()
+    """ditex.peers: multiaddrs with /p2p/... of other operators' DITEX servers, up to 32, with which the store is kept equal."""
+    is_ditex_served: bool = False
+    """ditex.serve: let others keep their stores equal with this one. Implied by ditex.peers."""
+
     tun: TunConfig = attrs.field(factory=TunConfig)
     """The TUN gateway: keys tun.enabled, tun.name, tun.addresses, tun.routes, tun.announce, tun.host, tun.via,
     tun.mtu, tun.mss_clamp."""
@@ -128,7 +133,8 @@ class NodeConfig:
         """Where the embedded engine keeps its state, or transactions on their way to a node; None for memory only."""
         if self.settlement.journal is not None:
             return self.settlement.journal
-        return None if self.state_dir is None else self.state_dir / "settlement.journal"
+        name = "settlement.journal" if self.settlement.is_embedded else "settlement.outbox"  # both may lie in one folder
+        return None if self.state_dir is None else self.state_dir / name
 
     @property
     def accounting_journal_path(self) -> Path | None:
@@ -230,6 +236,8 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 60)),
     "join.lone_after_s": ("lone_after_s", lambda key, value: _number(key, value, 0, 300)),
     "ditex.path": ("ditex", _store),
+    "ditex.peers": ("ditex_peers", _bootstrap),
+    "ditex.serve": ("is_ditex_served", _flag),
     "data_plane": ("data_plane", _data_plane),
 }
 _LOCATION_KEYS = ("location.country", "location.lat", "location.lon", "location.asn")

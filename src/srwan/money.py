@@ -15,7 +15,7 @@ import random
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from srwan.ledger_client.accounting.events import AccountingEvent
 from srwan.ledger_client.accounting.journal import Journal
 from srwan.ledger_client.accounting.outbox import Outbox
 from srwan.ledger_client.accounting.payer import PathQuote, Payer, PayerSettings
+from srwan.ledger_client.accounting.plan import NO_OFFER, PathPlan
 from srwan.ledger_client.accounting.relay_account import Limit, RelayAccount, RelaySettings
 from srwan.ledger_client.accounting.service import AccountingService, TrafficReading
 from srwan.ledger_client.market.bond import sign_bond
@@ -40,11 +41,12 @@ from srwan.ledger_client.market.offer import Offer
 from srwan.ledger_client.market.quote import Quote, quote_for
 from srwan.ledger_client.market.seller import Seller
 from srwan.ledger_client.market.service import MarketService, make_offer
-from srwan.ledger_client.record import Version
+from srwan.ledger_client.record import Key, Kind, Version
 from srwan.ledger_client.report import NS_PER_S
 from srwan.ledger_client.settlement.settlement import Settlement
 from srwan.ledger_client.settlement.signing import Address, WalletKey
-from srwan.ledger_client.statement import Statement
+from srwan.ledger_client.settlement.terms import PathTerms
+from srwan.ledger_client.statement import MARKET_GROUP, Statement
 from srwan.ledger_client.store import RecordStore
 from srwan.ledger_client.validation.binding import BindingRequest
 from srwan.overlay.transport import ControlAddress, ControlChannel
@@ -86,9 +88,10 @@ class _Plane:
 
     def read(self) -> TrafficReading:
         counters = self._forwarder.counters()
-        octets_in = sum(came.octets for came, _ in counters.neighbours.values())
-        octets_out = sum(went.octets for _, went in counters.neighbours.values())
-        return TrafficReading(counters.sent, counters.received, counters.relayed, octets_in, octets_out)
+        neighbours = {node: (came.octets, went.octets) for node, (came, went) in counters.neighbours.items()}
+        octets_in = sum(octets for octets, _ in neighbours.values())
+        octets_out = sum(octets for _, octets in neighbours.values())
+        return TrafficReading(counters.sent, counters.received, counters.relayed, octets_in, octets_out, neighbours)
 
     def limit(self, neighbour: NodeId, limit: Limit | None) -> None:
         if limit is None:
@@ -195,6 +198,7 @@ class Money:
             publish=self._publish,
             tell=self._tell,
             boot=boot,
+            problem_with=self._problem_with,
         )
         routing.on_event(self._on_routing_event)
 
@@ -373,6 +377,50 @@ class Money:
         for refusal in outcome.refused:
             log.warning("the store refused a record of accounting: %s", refusal.error)
         return not outcome.refused
+
+    async def _problem_with(self, terms: PathTerms, plan: PathPlan) -> str:
+        """Say why validators would refuse a claim on a session that is open; a relay gives credit only where they would not.
+
+        The words are those of `srwan.ledger_client.validation.checks`.
+        """
+        assert self._purse is not None
+        wallet_of = self._purse.settlement.wallet_of
+        wallets = [await wallet_of(relay) for relay in plan.relays]
+        own = plan.relays.index(self._identity.node_id)
+        if None in wallets or wallets[own] != terms.payees[own]:
+            return "binding"
+        if terms.consumer in terms.payees or await wallet_of(plan.egress) in terms.payees:
+            return "payee"
+        for relay, digest, price in zip(plan.relays, plan.offers, terms.prices_microtoken, strict=True):
+            if relay != self._identity.node_id and (problem := await self._problem_with_offer(relay, digest, price)):
+                return problem
+        return ""
+
+    async def _problem_with_offer(self, relay: NodeId, digest: bytes, price_microtoken: int) -> str:
+        """Say why another relay's price would not stand: there is no such offer, or it says otherwise."""
+        if digest == NO_OFFER:
+            return "price" if price_microtoken else ""
+        assert self.market is not None
+        if (offer := self.book.offer_of(relay)) is None or offer.digest != digest:
+            await self.market.refresh(relay)
+            offer = await self._offer_by_digest(relay, digest)
+        if offer is None:
+            return "offer-missing"
+        return "" if offer.price_microtoken_per_gb == price_microtoken else "price"
+
+    async def _offer_by_digest(self, relay: NodeId, digest: bytes) -> Offer | None:
+        """Find an offer of a relay among those known and those in the DITEX, replaced ones too."""
+        offer = self.book.offer_of(relay)
+        if offer is not None and offer.digest == digest:
+            return offer
+        if self._store is None:
+            return None
+        for stored in await self._store.history(Key(Kind.OFFER, MARKET_GROUP, relay)):
+            with suppress(RemoteProtocolError):
+                older = Offer.of_record(stored.record)
+                if older.digest == digest:
+                    return older
+        return None
 
     def _count_carried(self) -> None:
         """Tell the seller what was carried, for its limit of a day."""

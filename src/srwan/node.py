@@ -43,6 +43,7 @@ from srwan.types import GeoAsn, NodeId, UdpAddress
 
 if TYPE_CHECKING:
     from srwan.gossip.owl import OwlSnapshot
+    from srwan.ledger_client.exchange.service import ExchangeService
     from srwan.ledger_client.store import RecordStore
     from srwan.money import Money, Purse
     from srwan.routing.gateway.service import GatewayService
@@ -382,6 +383,8 @@ async def open_node(
                 nursery.start_soon(node.routing.run)
                 if money is not None:
                     await nursery.start(money.run)
+                if store is not None and (config.ditex_peers or config.is_ditex_served):
+                    nursery.start_soon(_make_exchange(store, sockets, clock, config).run)
                 if node.gateway is not None:
                     nursery.start_soon(node.gateway.run)
                 if node.kernel is not None:
@@ -392,6 +395,16 @@ async def open_node(
                 finally:
                     node.routing.close()
                     nursery.cancel_scope.cancel()
+
+
+def _make_exchange(store: RecordStore, sockets: Sockets, clock: Clock, config: NodeConfig) -> ExchangeService:
+    """Make the service that keeps the node's store equal to those of other operators."""
+    from srwan.ledger_client.exchange.peer_address import parse_peer  # noqa: PLC0415 - only for who asks for it
+    from srwan.ledger_client.exchange.service import ExchangeConfig, ExchangeService  # noqa: PLC0415
+
+    peers = [parse_peer(address) for address in config.ditex_peers]
+    rng = random.Random(secrets.randbits(64))
+    return ExchangeService(store, sockets.control, clock, rng, peers=peers, config=ExchangeConfig(is_pruning=False))
 
 
 @asynccontextmanager

@@ -46,14 +46,20 @@ def attack_table() -> Iterator[AttackTable]:
 
 
 @pytest.fixture
-def enter(attack_table: AttackTable, request: pytest.FixtureRequest) -> Callable[[str, str, int], None]:
-    """Notes a profit and holds it against the bound: `enter(attack, variant, profit)`; nobody may gain."""
+def note(attack_table: AttackTable, request: pytest.FixtureRequest) -> Callable[[str, str, int], None]:
+    """Notes a measured profit: `note(attack, variant, profit)`."""
+    return lambda attack, variant, profit_microtoken: attack_table.enter(attack, variant, profit_microtoken, request)
 
-    def note(attack: str, variant: str, profit_microtoken: int) -> None:
-        attack_table.enter(attack, variant, profit_microtoken, request)
+
+@pytest.fixture
+def enter(note: Callable[[str, str, int], None]) -> Callable[[str, str, int], None]:
+    """Notes a profit and holds it against the bound: nobody may gain."""
+
+    def enter(attack: str, variant: str, profit_microtoken: int) -> None:
+        note(attack, variant, profit_microtoken)
         assert profit_microtoken <= 0, f"{attack}, {variant}: the attacker gains {profit_microtoken} microtokens"
 
-    return note
+    return enter
 
 
 @pytest.fixture

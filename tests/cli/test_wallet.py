@@ -102,7 +102,11 @@ def test_from_nothing_to_an_engine_with_all_tokens(
     assert 0 == status
     assert f"{address}\n" in words_of(capsys, "show", "--check", *shared)[1]
     assert (2, "") == words_of(capsys, "balance", *shared)[:2]  # no engine yet
-    assert "1000 tokens are" in words_of(capsys, "deploy", "--supply", "1000", *shared)[1]
+    assert (
+        "1000 tokens are"
+        in words_of(capsys, "deploy", "--supply", "1000", *[word for word in shared if word not in ("--url", "embedded")])[1]
+    )
+    assert (tmp_path / "s" / "settlement.journal").exists()
     assert "free      1000 tokens\n" in words_of(capsys, "balance", *shared)[1]
     assert (2, "") == words_of(capsys, "create", *shared)[:2]
     assert (2, "") == words_of(capsys, "deploy", *shared)[:2]

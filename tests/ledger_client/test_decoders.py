@@ -31,7 +31,7 @@ ROUNDS = 600
 """Inputs of one decoder: with 50 decoders some seconds."""
 DECODERS = {decoder.name: decoder for decoder in fuzz_ledger.decoders()}
 IS_DECODER = re.compile(
-    r"decode\w*|of_record|\w+_of_statement|kept_of|carried_of|filing_of|measurements_of|terms_of_abi|read_entry|read_transaction"
+    r"decode\w*|of_record|\w+_of_statement|kept_of|carried_of|filing_of|measurements_of|omission_of|proof_in|is_equivocation|terms_of_abi|read_entry|read_transaction"
 )
 NOT_FOR_BYTES = {
     "settlement.abi.AbiType.decode": "behind decode_all",

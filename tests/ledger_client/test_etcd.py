@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
+import socket
+import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
+import trio.testing
 
 from srwan.errors import StaleRecord, StoreUnavailable
 from srwan.ledger_client import etcd
@@ -184,6 +189,23 @@ async def test_a_good_member_is_used_where_another_is_bad(
                 assert number + 1 == await store.put(make_row(0, seq=number), wall_ns)
 
 
+async def test_closing_ends_what_is_under_way(
+    settings_of: Callable[..., EtcdSettings], etcd_cluster: Any, make_row: Make, wall_ns: int
+) -> None:
+    async with proxied(etcd_cluster.endpoints[0]) as proxy, await EtcdStore.open(settings_of(proxy.endpoint)) as store:
+        proxy.always = "hang"
+
+        async def put() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await store.put(make_row(0), wall_ns)
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(put)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                await store.aclose()
+
+
 async def test_an_answer_without_bounds_is_cut_off(
     settings_of: Callable[..., EtcdSettings], make_row: Make, wall_ns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +348,17 @@ async def test_what_another_wrote_is_not_judged_by_what_was_known(
         assert 3 == await one.put(make_row(0, seq=5), wall_ns)
 
 
+async def test_what_was_known_of_other_keys_is_forgotten_when_somebody_wrote(
+    settings_of: Callable[..., EtcdSettings], make_row: Make, wall_ns: int
+) -> None:
+    async with await EtcdStore.open(settings_of()) as one, await EtcdStore.open(settings_of()) as other:
+        await one.put(make_row(0, seq=5), wall_ns)
+        await other.put(make_row(0, seq=7), wall_ns)
+        await one.put(make_row(1), wall_ns)
+        with pytest.raises(StaleRecord):
+            await one.put(make_row(0, seq=6), wall_ns)
+
+
 async def test_a_lease_ends_with_its_time(settings_of: Callable[..., EtcdSettings], make_row: Make, wall_ns: int) -> None:
     one, other = make_row(0).subject, make_row(1).subject
     async with await EtcdStore.open(settings_of()) as store:
@@ -389,6 +422,40 @@ async def test_users_and_passwords(start_etcd: Callable[[int], Any], make_row: M
         store._gateway._token = "forgotten.1"
         assert 2 == await store.put(make_row(1), wall_ns)
         assert [1, 2] == [each.revision for each in await store.watch(0)]
+
+
+@pytest.fixture
+def settings_of_tls_member(tmp_path: Path) -> Iterator[EtcdSettings]:
+    """A member that shows a certificate and asks for one."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    asked = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=test"]
+    asked += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", *asked], check=True, capture_output=True)
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    client, peer = (f"//127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    for each in sockets:
+        each.close()
+    arguments = ["--data-dir", str(tmp_path / "etcd"), "--cert-file", str(certificate), "--key-file", str(key), "--client-cert-auth"]
+    arguments += ["--trusted-ca-file", str(certificate), "--initial-cluster", f"default=http:{peer}"]
+    arguments += ["--listen-client-urls", f"https:{client}", "--advertise-client-urls", f"https:{client}"]
+    arguments += ["--listen-peer-urls", f"http:{peer}", "--initial-advertise-peer-urls", f"http:{peer}"]
+    process = subprocess.Popen(["etcd", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield EtcdSettings((f"https:{client}",), ca_file=certificate, certificate_file=certificate, key_file=key)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+async def test_members_and_clients_show_certificates(settings_of_tls_member: EtcdSettings, make_row: Make, wall_ns: int) -> None:
+    known = settings_of_tls_member
+    async with await EtcdStore.open(known, deadline_s=20) as store:
+        assert 1 == await store.put(make_row(0), wall_ns)
+        assert [1] == [each.revision for each in await store.watch(0)]
+    for stranger in (attrs.evolve(known, ca_file=None), attrs.evolve(known, certificate_file=None, key_file=None)):
+        with pytest.raises(StoreUnavailable, match="no endpoint gave a usable answer"):
+            await EtcdStore.open(stranger, deadline_s=0.5)
 
 
 # ---- three members

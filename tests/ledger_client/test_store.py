@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import pytest
@@ -33,7 +33,6 @@ from srwan.ledger_client.store import (
 )
 
 Make = Callable[..., Record]
-_T = TypeVar("_T")
 
 
 async def open_store(kind: str, folder: Path, endpoints: tuple[str, ...] = ()) -> RecordStore:

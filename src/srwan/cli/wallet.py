@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--contract", metavar="0x...", help="of the settlement contract on that node")
     shared.add_argument("--chain-id", dest="chain_id", type=_whole(1, 2**53 - 1), metavar="N", help="of the chain that the node must be on")
     shared.add_argument("--confirmations", type=_whole(1, 1000), metavar="N", help="blocks before a transaction counts (12)")
-    shared.add_argument("--journal", type=Path, metavar="FILE", help="of the engine (settlement.journal in the state folder)")
+    shared.add_argument("--journal", type=Path, metavar="FILE", help="of the embedded engine, or of what is on its way to a node")
     shared.add_argument("--json", action="store_true", help="print one JSON object; amounts in microtokens")
     shared.add_argument("--yes", action="store_true", help="do not ask before tokens are moved")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

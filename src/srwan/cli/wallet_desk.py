@@ -70,6 +70,8 @@ def config_of(options: argparse.Namespace) -> NodeConfig:
     config = attrs.evolve(config, wallet=attrs.evolve(config.wallet, **wallet))
     names = ("url", "contract", "chain_id", "confirmations", "journal")
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if options.action == "deploy" and "url" not in given and not config.settlement.is_enabled:
+        given["url"] = EMBEDDED
     if not given or (options.action == "deploy" and given.get("url", EMBEDDED) != EMBEDDED):
         return config  # a contract that is yet to be deployed has no address: `deploy` looks at the URL itself
     if "url" in given and given["url"] != config.settlement.url:

@@ -11,7 +11,7 @@ from srwan.cli.wallet_desk import Desk, Shown, at, tokens
 from srwan.errors import ConfigError, RemoteProtocolError, StoreUnavailable
 from srwan.ledger_client.accounting.journal import read_records
 from srwan.ledger_client.accounting.payer_journal import Kept, kept_of
-from srwan.ledger_client.accounting.relay_journal import Carried, carried_of
+from srwan.ledger_client.accounting.relay_journal import CarriedSession, carried_of
 from srwan.ledger_client.settlement.settlement import SessionState
 from srwan.ledger_client.settlement.terms import PathTerms, price_of
 from srwan.ledger_client.settlement.ticket import PathTicket
@@ -28,7 +28,7 @@ class Accounts:
 
     paid: list[Kept]
     """Sessions that this router pays for."""
-    carried: list[Carried]
+    carried: list[CarriedSession]
     """Sessions that it carries."""
 
 

@@ -7,7 +7,8 @@ shows how to use it.
 Public are the names below. The modules behind them: `simnet.py` is the event heap of one group, `router.py` wires the cores of one router,
 `links.py` and `weather.py` are what happens to datagrams, `frames.py` the cheap stand-ins for tags and pair keys, `fuzz.py` hostile
 members, `trace.py` the hash over all that happened, `jobs.py` several groups at once. `namespaces.py` makes network namespaces for tests
-and benchmarks. `contract_chain.py`, `settlement_bench.py` and `settlement_gas.py` are the settlement contract on a bare EVM. `packets.py`, `paths.py` and `session_pair.py` simulate single paths and sessions.
+and benchmarks. `packets.py`, `paths.py` and `session_pair.py` simulate single paths and sessions. `contract_chain.py`,
+`settlement_bench.py` and `settlement_gas.py` are the settlement contract on a bare EVM.
 """
 
 from __future__ import annotations

@@ -105,12 +105,13 @@ class Market:
         quorum: int = 3,
         fee_bps: int = 100,
         subsidy_microtoken: int = 0,
+        start_s: int = START_S,
     ) -> Market:
         """Deploy a contract, give each wallet FUNDS_MICROTOKEN, half of it in escrow, and bind each router to the wallet of its name.
 
         Cost: 0.2 s, and 1 s more for the first one of a process.
         """
-        moment = [START_S]
+        moment = [start_s]
         names = [f"validator-{number}" for number in range(validators)]
         deployment = Deployment(
             validators=tuple(wallet(name).address for name in names),
@@ -307,6 +308,7 @@ class Holdings:
     sessions: list[SessionScript]
     """Whose reserves are theirs."""
     before_microtoken: int = 0
+    """Then, microtokens."""
 
     async def owned_microtoken(self) -> int:
         """Return all that they own now."""
@@ -335,6 +337,7 @@ class SessionScript:
     relays: tuple[str, ...]
     egress: str
     _sequence: int = 0
+    """Of the last thing signed."""
 
     @property
     def session_id(self) -> bytes:

@@ -37,7 +37,7 @@ class Takes:
         return bool(wall_ns)
 
     def problem_with(self, plan: PathPlan, position: int, price_microtoken: int, wall_ns: int, expires_s: int | None = None) -> str:
-        return "" if price_microtoken == PRICE and plan and not position and wall_ns and expires_s else "price"
+        return "" if (price_microtoken, position, plan.relays) == (PRICE, 0, (RELAY.node_id,)) and wall_ns and expires_s else "price"
 
 
 class World:
@@ -161,6 +161,8 @@ class World:
         if message.protocol == RECEIPT_PROTOCOL:
             self.egress_outbox.succeeded(message, self.now)
             self.egress.answered(message, answer)
+        elif message.protocol == TICKET_PROTOCOL and answer.word == "pending":
+            self.payer_outbox.failed(message, self.now)
         else:
             self.payer_outbox.succeeded(message, self.now)
             self.payer.answered(message, answer, self.now)
@@ -214,10 +216,11 @@ class Life(RuleBasedStateMachine):
         self.under_way += world.payer_outbox.take_due(world.now, 8) + world.egress_outbox.take_due(world.now, 8)
 
     @precondition(lambda self: self.under_way)
-    @rule(at=st.integers(0, 100), repeats=st.integers(1, 2), is_answer_lost=st.booleans())
-    def one_arrives(self, at: int, repeats: int, *, is_answer_lost: bool) -> None:
+    @rule(at=st.integers(0, 100), is_repeated=st.booleans(), is_answer_lost=st.booleans())
+    def one_arrives(self, at: int, *, is_repeated: bool, is_answer_lost: bool) -> None:
         message = self.under_way.pop(at % len(self.under_way))
-        for _ in range(repeats):
+        answer = self.world.deliver(message)
+        if is_repeated:
             answer = self.world.deliver(message)
         outbox = self.world.egress_outbox if message.protocol == RECEIPT_PROTOCOL else self.world.payer_outbox
         if is_answer_lost:
@@ -242,8 +245,8 @@ class Life(RuleBasedStateMachine):
     def a_side_dies_and_comes_back(self, side: str, *, is_compacted: bool) -> None:
         world = self.world
         if is_compacted:
-            core = {"payer": world.payer, "relay": world.relay, "egress": world.egress}[side]
-            world.journals[side] = core.snapshot()
+            snapshots = {"payer": world.payer.snapshot, "relay": world.relay.snapshot, "egress": world.egress.snapshot}
+            world.journals[side] = snapshots[side]()
         is_of_side = side == "egress"
         self.under_way = [each for each in self.under_way if (each.protocol == RECEIPT_PROTOCOL) != is_of_side or side == "relay"]
         world.payer_crashes += side == "payer"

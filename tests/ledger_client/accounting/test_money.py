@@ -20,12 +20,13 @@ from srwan.ledger_client.accounting.relay_account import RelaySettings
 from srwan.ledger_client.record import Kind
 from srwan.ledger_client.settlement.deploy import Deployment
 from srwan.ledger_client.settlement.pyevm import PyEvmSettlement
-from srwan.ledger_client.settlement.settlement import batch_digest
+from srwan.ledger_client.settlement.settlement import batch_digest, binding_digest
 from srwan.ledger_client.settlement.signing import WalletKey
 from srwan.ledger_client.settlement.terms import price_of
 from srwan.ledger_client.sqlite import SqliteStore
 from srwan.ledger_client.statement import Statement
 from srwan.ledger_client.store import Query
+from srwan.ledger_client.validation.checks import Evidence, Tolerance, check_claim
 from srwan.ledger_client.validation.claim import ClaimFiling
 from srwan.money import Purse
 from srwan.node import Node, open_node
@@ -65,6 +66,8 @@ async def market(tmp_path: Path) -> AsyncIterator[Market]:
             nodes.append(await stack.enter_async_context(open_node(make_config(**settings), purse=purse)))
         with trio.fail_after(30):
             await until(lambda: all(len(node.view()) == 3 for node in nodes))
+        digest = binding_digest(settlement.domain, nodes[1].id, wallets[1].address, 1)
+        await settlement.bind(deployer, nodes[1].id, wallets[1].address, 1, wallets[1].sign(digest), [validator.sign(digest)])
         yield Market(settlement, validator, nodes[0], nodes[1], nodes[2])
 
 
@@ -107,7 +110,7 @@ async def test_traffic_over_a_priced_relay_ends_in_a_claim_that_is_paid(market: 
     assert [((relay.id,), egress.id, PRICE)] == [(event.relays, event.egress, event.price_microtoken) for event in opened]
     last = tickets[-1]
     assert price_of(last.octets, PRICE) == last.amount_microtoken
-    await check_claim(market, last.session, claims)
+    await require_paid(market, last.session, claims)
 
 
 async def send_until(path: srwan.Path, egress: Node, is_enough: Callable[[], bool]) -> None:
@@ -120,7 +123,7 @@ async def send_until(path: srwan.Path, egress: Node, is_enough: Callable[[], boo
         await trio.sleep(0.01)
 
 
-async def check_claim(market: Market, session: bytes, claims: list[ClaimFiled]) -> None:
+async def require_paid(market: Market, session: bytes, claims: list[ClaimFiled]) -> None:
     """What is in the relay's DITEX is all that validators need, and the engine pays it."""
     relay_store = market.relay.money._store if market.relay.money is not None else None
     assert isinstance(relay_store, SqliteStore)
@@ -139,6 +142,15 @@ async def check_claim(market: Market, session: bytes, claims: list[ClaimFiled]) 
     receipt = receipt_of_statement(Statement.of_record(published))
     receipt.verify(is_accepted=True)
     assert receipt.octets >= filing.claim.ticket.octets
+    assert market.relay.money is not None
+    offer = market.relay.money.seller.offer
+    assert offer is not None
+    payee = filing.claim.terms.payees[0]
+    counters = {market.relay.id: counters_of_statement(Statement.of_record(counted))}
+    state = await market.settlement.session(session)
+    evidence = Evidence(state, {market.relay.id: payee}, {offer.digest: offer}, counters)
+    finding = check_claim(filing, market.relay.id, evidence, market.settlement.domain, Tolerance())
+    assert finding.is_accepted, finding
     signature = market.validator.sign(batch_digest(market.settlement.domain, [filing.claim]))
     (settled,) = await market.settlement.settle(market.validator, [filing.claim], [signature])
     assert filing.claim.ticket.amount_microtoken == settled.paid_microtoken > 0

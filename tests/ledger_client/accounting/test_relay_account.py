@@ -99,6 +99,13 @@ def test_a_session_is_taken_when_the_settlement_engine_has_it(desk: Desk) -> Non
     assert [] == desk.account.take_lookups(1e6)
 
 
+def test_a_ticket_for_a_session_that_is_not_known_to_be_open_is_not_taken_yet(desk: Desk) -> None:
+    desk.tell(1)
+    assert ("pending", 0) == (desk.pay(1_000_000), desk.account.owed_microtoken())
+    desk.account.session_state(desk.deal.terms.session_id, OPEN, 0.0)
+    assert ("ok", 10_000) == (desk.pay(1_000_000), desk.account.owed_microtoken())
+
+
 def test_one_that_is_never_opened_is_forgotten(desk: Desk) -> None:
     desk.tell(1)
     for _ in range(LOOKUPS_MAX):

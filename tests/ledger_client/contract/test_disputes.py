@@ -157,7 +157,7 @@ def test_an_overturn_takes_nothing_of_what_other_sessions_paid(bench: Settlement
     assert [0] * 4 == [held[2] for held in places(bench)]
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), min_size=1, max_size=6),
     keep=st.integers(0, 2_000),

@@ -252,9 +252,9 @@ async def test_what_is_listed_and_not_given_is_not_asked_again_for_a_while(make_
         return encode_items([None])
 
     memory = Memory()
-    for _ in range(3):
+    for refused in ((("gone", 1),), (), ()):
         result, store = await sync_with(answer, make_offer(), memory=memory)
-        assert (True, 0) == (result.is_complete, result.fetched)
+        assert (True, 0, refused) == (result.is_complete, result.fetched, result.refused)
         assert make_offer() == (await store.get(make_offer().key)).record
     assert 1 == fetches
     assert not memory.has(wanted, 1e9, is_ours=False)

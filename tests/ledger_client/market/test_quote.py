@@ -60,7 +60,8 @@ def test_a_path_costs_the_sum_and_its_terms_fit_its_plan(
 
 
 def test_no_quote_is_above_the_cap(book: OfferBook, listed: List, nodes: tuple[NodeId, ...], wall_s: int) -> None:
-    listed(0, 300), listed(1, 401)
+    listed(0, 300)
+    listed(1, 401)
     with pytest.raises(NoOffer, match="costs 701 microtokens a GB, 700 are allowed"):
         quote_for(book, nodes[:2], wall_s * NS, price_max_microtoken=700)
 
@@ -94,7 +95,8 @@ def test_a_free_relay_on_a_paid_path_is_a_payee_at_its_bound_wallet(
 def test_two_relays_of_one_wallet_are_not_quoted(
     book: OfferBook, listed: List, nodes: tuple[NodeId, ...], wallets: tuple[WalletKey, ...], wall_s: int
 ) -> None:
-    listed(0, 300), listed(1, 1, wallet=wallets[0].address)
+    listed(0, 300)
+    listed(1, 1, wallet=wallets[0].address)
     with pytest.raises(NoOffer, match="paid twice"):
         quote_for(book, nodes[:2], wall_s * NS, price_max_microtoken=CAP)
 
@@ -126,7 +128,10 @@ def test_around_the_end_of_a_window_every_session_that_is_quoted_lies_within_it(
 def test_the_price_depends_on_saved_latency_only_as_far_as_every_seller_agrees(
     book: OfferBook, listed: List, nodes: tuple[NodeId, ...], wall_s: int
 ) -> None:
-    listed(0, 1, saved_full_us=20_000), listed(1, 1, saved_full_us=5_000), listed(2, 1), listed(3, 0)
+    listed(0, 1, saved_full_us=20_000)
+    listed(1, 1, saved_full_us=5_000)
+    listed(2, 1)
+    listed(3, 0)
     found = [
         quote_for(book, relays, wall_s * NS, price_max_microtoken=9).saved_full_us
         for relays in (nodes[:1], nodes[:2], nodes[:3], nodes[3:4])

@@ -144,6 +144,6 @@ def test_malformed_measurements_are_the_peers_fault(
 @pytest.mark.parametrize(
     "change", [{"owl_us_max": 0}, {"loss_ppm_max": -1}, {"budget_microtoken": -1}, {"period_s": 0}, {"breaches_min": 0}, {"calm_min": 0}]
 )
-def test_an_impossible_agreement_is_refused(agreement: Agreement, change: dict[str, int]) -> None:
+def test_an_impossible_agreement_is_refused(agreement: Agreement, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="within bounds"):
         attrs.evolve(agreement, **change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -323,6 +324,28 @@ async def test_with_an_outbox_a_restart_of_the_client_sends_nothing_twice(
         assert 114 == await escrow(world)
         await third.deposit(world.consumer, 100)
         assert 214 == await escrow(world)
+
+
+async def test_a_deployment_that_broke_off_is_done_again_and_gives_each_wallet_its_own_once(
+    node: Any, deployer: WalletKey, deployment: Any, make_key: Callable[[str], WalletKey], tmp_path: Path, until: Until
+) -> None:
+    others = tuple((make_key(f"wallet {number}").address, 1_000 + number) for number in range(3))
+    deployment, outbox = attrs.evolve(deployment, genesis=others), tmp_path / "outbox"
+    options = attrs.evolve(EAGER, stuck_s=10.0)
+    await node.fund(deployer)
+    nonce = int(await node.ask("eth_getTransactionCount", str(deployer.address), "latest"), 16)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(JsonRpcSettlement.deploy, node.url, deployer, deployment, options=options, outbox=outbox))
+
+        async def has_sent() -> bool:
+            return nonce + 2 <= int(await node.ask("eth_getTransactionCount", str(deployer.address), "latest"), 16)
+
+        await until(has_sent)
+        nursery.cancel_scope.cancel()
+
+    async with await JsonRpcSettlement.deploy(node.url, deployer, deployment, options=options, outbox=outbox) as settlement:
+        for address, amount in others:
+            assert amount == (await settlement.account(address)).balance_microtoken
 
 
 async def test_an_outbox_of_another_chain_is_refused(node: Any, open_anvil_world: OpenWorld, tmp_path: Path, start_node: Any) -> None:

@@ -367,10 +367,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_passphrase_is_asked_for_at_the_terminal(terminal: list[str]) -> None:
-    terminal += ["two words", "two words", "two words", "one", "two"]
+    terminal += ["two words", "two words", "two words", "short", "one more word", "two more words"]
 
     assert "two words" == ask_passphrase("wallet")
     assert "two words" == ask_passphrase("wallet", is_new=True)
+    with pytest.raises(WalletLocked, match="too short"):
+        ask_passphrase("wallet", is_new=True)
     with pytest.raises(WalletLocked, match="the two differ"):
         ask_passphrase("wallet", is_new=True)
     with pytest.raises(WalletLocked, match="no passphrase"):

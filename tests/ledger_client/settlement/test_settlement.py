@@ -10,11 +10,14 @@ import pytest
 import trio
 
 from srwan.errors import SettlementRefused
+from srwan.ledger_client.settlement.jsonrpc import JsonRpcSettlement
+from srwan.ledger_client.settlement.pyevm import PyEvmSettlement
 from srwan.ledger_client.settlement.settlement import (
     Account,
     Pools,
     SessionState,
     Settled,
+    Settlement,
     binding_digest,
     overturn_digest,
     validator_change_digest,
@@ -29,6 +32,11 @@ DELAY_S = 600
 MB = 10**6
 GB = 10**9
 TEN_TOKENS = 10 * 10**6
+
+
+def implementations(embedded: PyEvmSettlement, remote: JsonRpcSettlement) -> tuple[Settlement, Settlement]:
+    """Both are one: for the type checkers."""
+    return embedded, remote
 
 
 async def refusal(awaitable: Awaitable[Any]) -> str:
