@@ -59,7 +59,7 @@ class Assurance:
     def look(self, used: PathWatch) -> bool:
         """Judge the path in use once per evaluation; say whether the agreement is broken for good."""
         self._broken = 0 if self.breach(used) is None else self._broken + 1
-        return self._broken >= 1
+        return self._broken >= BROKEN_EVALUATIONS
 
     def forget(self) -> None:
         """Start over, with another path in use."""

@@ -100,9 +100,11 @@ class Pools:
     """Where fees and subsidy lie."""
 
     validators_microtoken: int
+    """For the validators that signed since they were paid last, microtokens."""
     dividend_microtoken: int
+    """For the wallets that have a seat, by their votes, microtokens."""
     subsidy_microtoken: int
-    """Not yet released."""
+    """Not yet released, microtokens."""
 
 
 @attrs.frozen(slots=True)

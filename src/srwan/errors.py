@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "DecodeError",
     "Equivocation",
+    "InsufficientEscrow",
     "LedgerError",
     "LimitExceeded",
     "LocalProtocolError",
@@ -23,10 +24,14 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RoutingError",
+    "SettlementRefused",
+    "SettlementUnavailable",
     "SrwanError",
     "StaleRecord",
     "StoreUnavailable",
+    "TicketSpent",
     "UnknownNode",
+    "WalletLocked",
 ]
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from srwan.errors import ConfigError
+from srwan.routing.assurance import Assurance
+from srwan.routing.clock_reference import ClockReference
 from srwan.routing.path import DirectRestored
 from srwan.routing.policy import PathPolicy, Sla
+from srwan.routing.watch import PathWatch, Sample
 from srwan.testing.paths import DIRECT, EAST, VIA_EAST, VIA_WEST, WEST, PathNetwork, between, links_of
 
 KEPT = PathPolicy(sla=Sla(owl_ms_max=120, loss_max=0.02), price_max_microtoken=100)
@@ -73,3 +79,20 @@ def test_a_spike_does_not_break_it() -> None:
     links = links_of(direct=100, east=40)
     links[DIRECT].extra_ms = between(120.0, 120.3, 400.0)
     assert [] == PathNetwork(links, policy=KEPT).run(40.0).switches()
+
+
+def test_three_evaluations_in_a_row_break_it_and_no_fewer() -> None:
+    reference = ClockReference()
+    reference.take(Sample(0.0, 0.2, 1100.0))  # an offset of 1000 ms
+    assurance = Assurance(Sla(owl_ms_max=120), reference)
+    slow, quick = (cast("PathWatch", SimpleNamespace(live_ms=1000.0 + owl_ms, proved_loss=0.0, loss=0.0)) for owl_ms in (121.0, 120.0))
+    assert [False, False, False, False, False, True] == [assurance.look(watch) for watch in (slow, slow, quick, slow, slow, slow)]
+    assurance.forget()
+    assert not assurance.look(slow)
+
+
+def test_without_a_clock_reference_only_loss_is_judged() -> None:
+    assurance = Assurance(Sla(owl_ms_max=120, loss_max=0.02), ClockReference())
+    slow, lossy = (cast("PathWatch", SimpleNamespace(live_ms=10_000.0, proved_loss=loss, loss=loss)) for loss in (0.02, 0.021))
+    assert (None, "loses 2.1% of 2.0% agreed") == (assurance.breach(slow), assurance.breach(lossy))
+    assert not assurance.is_met(slow)

@@ -189,6 +189,13 @@ async def test_two_of_five_that_lie_or_are_down_change_no_payment(market: Market
             await lie(market, seat, scripts[0])
         await market.pass_s(SLOT_S)
 
+    honest = {router(seat.name).node_id for seat in market.seats if seat.is_up}
+    batches = [
+        SignedBatch.decode(Statement.of_record(stored.record).content)
+        for stored in await market.store.range(Query(kind=Kind.BATCH))
+        if stored.record.subject in honest
+    ]
+    assert {(GB, 10_000_000)} == {(item.octets, item.amount_microtoken) for batch in batches if batch.is_signed for item in batch.items}
     assert tuple(2 * amount for amount in HONEST) == await earned(market)
     assert [10_000_000] * 2 == [await script.settled_microtoken() for script in scripts]
 
