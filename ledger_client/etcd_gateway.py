@@ -315,7 +315,9 @@ class EtcdGateway:
 
         with trio.move_on_after(quiet_s):
             try:
-                status = await self._client.post(self._endpoint + "/v3/watch", _encoded(asked), await self._headers(), take)
+                status = await self._client.post(
+                    self._endpoint + "/v3/watch", _encoded(asked), await self._headers(quiet_s), take, attempt_s=quiet_s
+                )
                 self._require_success(status, bytes(refusal))
             except _Refused:
                 reader.is_broken = True
@@ -331,11 +333,11 @@ class EtcdGateway:
         self.failures += 1
         self._in_use = (self._in_use + 1) % len(self._settings.endpoints)
 
-    async def _headers(self) -> dict[str, str]:
+    async def _headers(self, attempt_s: float) -> dict[str, str]:
         if self._user is None:
             return {}
         if not self._token:
-            told = await self._post("/v3/auth/authenticate", {"name": self._user[0], "password": self._user[1]}, {})
+            told = await self._post("/v3/auth/authenticate", {"name": self._user[0], "password": self._user[1]}, {}, attempt_s)
             self._token = str(told["token"])
         return {"Authorization": self._token}
 
@@ -351,8 +353,9 @@ class EtcdGateway:
                 raise self.unavailable(f"no endpoint gave a usable answer within {self._deadline_s:g} s ({problem})")
             try:
                 seen_revision = self._seen_revision  # before asking: an answer to an earlier question may come later
-                with trio.fail_after(min(attempt_s, left_s)):
-                    told = await self._post(path, asked, await self._headers())
+                this_s = min(attempt_s, left_s)
+                with trio.fail_after(this_s):
+                    told = await self._post(path, asked, await self._headers(this_s), this_s)
                 return self._accepted(told, parse(told), seen_revision)
             except _NotAuthenticated as error:
                 self._token, problem = "", str(error)
@@ -372,14 +375,14 @@ class EtcdGateway:
                 attempt_s = min(2 * attempt_s, self._deadline_s)
             await trio.sleep(PAUSE_S)
 
-    async def _post(self, path: str, asked: Json, headers: Mapping[str, str]) -> Json:
+    async def _post(self, path: str, asked: Json, headers: Mapping[str, str], attempt_s: float) -> Json:
         content = bytearray()
 
         def take(_status: int, part: bytes) -> bool:
             content.extend(part)
             return len(content) <= ANSWER_BYTES_MAX
 
-        status = await self._client.post(self._endpoint + path, _encoded(asked), headers, take)
+        status = await self._client.post(self._endpoint + path, _encoded(asked), headers, take, attempt_s=attempt_s)
         if len(content) > ANSWER_BYTES_MAX:
             raise _Refused(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
         self._require_success(status, bytes(content))

@@ -20,6 +20,7 @@ __all__ = ["HttpClient"]
 
 CONNECTIONS_MAX = 64
 IDLE_CONNECTIONS_MAX = 16
+_CONNECT_SHARE = 0.4  # of an attempt, for TCP and for TLS each
 
 
 class _Body(httpx.AsyncByteStream):
@@ -50,15 +51,22 @@ class HttpClient:
         """Close all connections."""
         await self._client.aclose()
 
-    async def post(self, url: str, content: bytes, headers: Mapping[str, str], take: Callable[[int, bytes], bool]) -> int | str:
+    async def post(
+        self, url: str, content: bytes, headers: Mapping[str, str], take: Callable[[int, bytes], bool], *, attempt_s: float
+    ) -> int | str:
         """Send a JSON body and hand the answer to `take`, part by part with the HTTP status, until it says that it wants no more.
+
+        `attempt_s` is when the caller will cancel, s: connecting gives up before, for httpx leaves a socket open when a TLS handshake is
+        cancelled, and closes it when it gives up itself.
 
         Returns:
             The HTTP status; or in words why there is none: no connection, or it broke, or the far side does not speak HTTP. What was
             handed over by then may be all, or some, or nothing.
         """
         try:
-            request = self._client.build_request("POST", url, content=content, headers={**headers, "Content-Type": "application/json"})
+            timeout = httpx.Timeout(None, connect=_CONNECT_SHARE * attempt_s)
+            more = {**headers, "Content-Type": "application/json"}
+            request = self._client.build_request("POST", url, content=content, headers=more, timeout=timeout)
             request.stream = _Body(content)
             response = await self._client.send(request, stream=True)
             try:

@@ -256,11 +256,10 @@ class Relay:
         hops: dict[NodeId, _Hop] = {}
         self._now = now
         accounts: _Accounts = (_Neighbour(self._node_id), None, None)  # gets no packet
-        onward, remote_index, packets, octets = b"", 0, 0, 0
+        onward, remote_index, packets, octets, index_held, tag_held, srh_held, source_held = b"", 0, 0, 0, -1, -1, b"", ("", 0)
         seal: Callable[[bytes, bytes, bytes], bytes] = _unset
         take_counter: Callable[[], int] = _unset
         send: Callable[[bytes], None] = _unset
-        index_held, tag_held, srh_held, source_held = -1, -1, b"", ("", 0)
         pack_header, unpack_header, pack_nonce = LINK_HEADER.pack, _LINK_HEADER_IN.unpack_from, NONCE.pack
         session: Session | None = None
         ending: _Ending | None = None

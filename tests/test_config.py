@@ -88,6 +88,20 @@ passphrase_file = "/etc/srwan/wallet.passphrase"
 """
 
 
+FULL_OFFER = OfferSettings(
+    price_microtoken_per_gb=10_000_000,
+    windows=(LocalWindow(frozenset(range(5)), 18 * 60, 8 * 60),),
+    time_zone="America/Chicago",
+    is_premium=True,
+    label="line 1",
+    rate_kbps=1000,
+    day_octets=2000,
+    saved_full_us=3000,
+    is_anonymous=True,
+    bond_microtoken=4000,
+)
+
+
 def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None:
     file = tmp_path / "srwan.toml"
     file.write_text(FULL, "utf-8")
@@ -113,18 +127,7 @@ def test_a_file_with_every_key_becomes_the_same_settings(tmp_path: Path) -> None
             hmac_key_file=Path("/etc/srwan/hmac"),
             is_hmac_required=True,
         ),
-        offer=OfferSettings(
-            price_microtoken_per_gb=10_000_000,
-            windows=(LocalWindow(frozenset(range(5)), 18 * 60, 8 * 60),),
-            time_zone="America/Chicago",
-            is_premium=True,
-            label="line 1",
-            rate_kbps=1000,
-            day_octets=2000,
-            saved_full_us=3000,
-            is_anonymous=True,
-            bond_microtoken=4000,
-        ),
+        offer=FULL_OFFER,
         ditex=Path("/var/lib/srwan/ditex.sqlite"),
         ditex_peers=("/ip4/198.51.100.9/tcp/4710/p2p/12D3KooWPeer",),
         is_ditex_served=True,

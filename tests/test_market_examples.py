@@ -12,7 +12,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "examples" / "market"
 EXPECTED = {
     "observe_and_buy.py": r"the enterprise relays: False; it is measured: True\n"
-    r"paths of the neighbour lead over: carrier\nover the enterprise: False\n"
+    r"paths of the neighbour lead over: (?!.*enterprise).*carrier.*\nover the enterprise: False\n"
     r"the enterprise bought: via carrier: .*\ncarrier earned [1-9]\d{3} microtokens, the enterprise 0\n",
     "off_hours.py": r"off-hours in Chicago, universal time:\n  Fri 23:00 to Mon 06:00, 55 h\n(.*\n)*"
     r"the group knows the line as nobody in ZZ:0\n"

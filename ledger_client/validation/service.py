@@ -35,6 +35,8 @@ from srwan.ledger_client.validation.validator import SLOT_S, Validator
 
 __all__ = ["ValidatorService"]
 
+DONE_ALREADY = frozenset({"sequence", "keep"})
+"""Words with which the contract refuses a decision that it has carried out before."""
 WATCHED = (Kind.OFFER, Kind.CLAIM, Kind.VERDICT, Kind.BATCH, Kind.EVIDENCE)
 """Kinds that are read at the start, in this order: verdicts and batches are about claims."""
 REQUESTS_MAX = 2 * CASES_MAX
@@ -277,5 +279,10 @@ class ValidatorService:
             state = await self._settlement.session(request.terms.session_id)
             if state is not None and state.settled_microtoken == request.settled_microtoken:
                 await self._settlement.overturn(self._key, request.terms, request.keep_microtoken, request.evidence, request.signatures)
+        except SettlementRefused as error:
+            if error.reason in DONE_ALREADY:  # by another validator that holds the same quorum of signatures
+                logger.debug("%s: %s", type(request).__name__, error)
+            else:
+                logger.warning("%s was not carried out: %s", type(request).__name__, error)
         except LedgerError as error:
             logger.warning("%s was not carried out: %s", type(request).__name__, error)

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
         UnknownNode,
     )
     from srwan.identity import Identity
+    from srwan.money import Purse
     from srwan.node import Node, Sockets, open_node, open_sockets
     from srwan.path import Path
-    from srwan.routing.policy import PathPolicy
+    from srwan.routing.policy import PathPolicy, Sla
     from srwan.types import GeoAsn, NodeId
 
 __version__ = "0.1.0"
@@ -54,7 +55,9 @@ _HOMES = {
     "PathClosed": "errors",
     "PathPolicy": "routing.policy",
     "ProtocolError": "errors",
+    "Purse": "money",
     "RoutingError": "errors",
+    "Sla": "routing.policy",
     "Sockets": "node",
     "SrwanError": "errors",
     "StoreUnavailable": "errors",
@@ -80,7 +83,9 @@ __all__ = [
     "PathClosed",
     "PathPolicy",
     "ProtocolError",
+    "Purse",
     "RoutingError",
+    "Sla",
     "Sockets",
     "SrwanError",
     "StoreUnavailable",

@@ -43,7 +43,7 @@ def leftovers() -> list[str]:
     return [path.name for path in Path(tempfile.gettempdir()).glob("srwan-demo-*")]
 
 
-def test_the_seven_steps_happen_and_nothing_is_left() -> None:
+def test_the_eight_steps_happen_and_nothing_is_left() -> None:
     before = leftovers(), workers()
     done = run_demo("--json", "--routers", "6", "--seconds", "240")
     assert (0, "") == (done.returncode, done.stderr)
@@ -59,6 +59,10 @@ def test_the_seven_steps_happen_and_nothing_is_left() -> None:
     assert {"PathDied", "DirectRestored"} <= set(kinds)
     assert 0 <= result["reporter_takeover_s"] < 60  # by a standby, or by the next epoch's reporter if the minute ended then
     assert any("direct" in event["detail"] and "via" in event["detail"] for event in result["events"] if event["kind"] == "PathSwitched")
+    assert result["settled"] == result["claims"] >= 1
+    assert 0 == result["refused"]
+    assert result["paid"] == result["escrow_before"] - result["escrow_after"] == sum(result["earned"].values()) + result["fees"] > 0
+    assert result["conserved"]
     assert before == (leftovers(), workers())
 
 
