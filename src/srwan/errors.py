@@ -151,8 +151,10 @@ class StoreUnavailable(LedgerError):
 
 
 class SettlementUnavailable(LedgerError):
-    """The settlement engine cannot be reached, answers nonsense, or lost its state. Whether a transaction under way was taken is unknown:
-    sending it again is safe, for every operation either is idempotent or carries the nonce of its wallet."""
+    """The settlement engine cannot be reached, answers nonsense, or lost its state. Whether a transaction under way was taken is unknown.
+
+    Sending the same again is safe for everything but a transfer or a deposit, which may then happen twice: look at the balance first.
+    """
 
     def __init__(self, where: str, problem: str, remedy: str) -> None:
         super().__init__(f"{where}: {problem}; {remedy}")
