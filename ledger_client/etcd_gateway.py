@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from srwan.errors import StoreUnavailable
+from srwan.ledger_client.shallow_json import parse_json
 
 if TYPE_CHECKING:
     from srwan.ledger_client.etcd_http import HttpClient
@@ -386,7 +387,7 @@ class EtcdGateway:
         if len(content) > ANSWER_BYTES_MAX:
             raise _Refused(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
         self._require_success(status, bytes(content))
-        return _object(json.loads(content))
+        return _object(parse_json(content))
 
     def _require_success(self, status: int | str, content: bytes) -> None:
         """Return if the HTTP status is 200, else raise what the answer means."""
@@ -395,7 +396,7 @@ class EtcdGateway:
         if isinstance(status, str):
             raise _Refused(status)
         try:
-            said = str(_object(json.loads(content)).get("error", ""))[:200]
+            said = str(_object(parse_json(content)).get("error", ""))[:200]
         except (TypeError, ValueError):
             said = ""
         if "invalid auth token" in said:
@@ -441,7 +442,7 @@ class _WatchReader:
             return False
 
     def _is_more_wanted_after(self, line: bytes) -> bool:
-        told = _object(_object(json.loads(line))["result"])
+        told = _object(_object(parse_json(line))["result"])
         events = [_object(each) for each in _list(told.get("events", []))]
         self.puts = [key_value_of(each["kv"]) for each in events if each.get("type", "PUT") == "PUT"]
         return not (self.puts or told.get("canceled"))

@@ -183,8 +183,7 @@ validators: DynArray[address, 16]
 placeOf: HashMap[address, uint256]  # place in `validators`, from 1; 0: none
 quorum: uint256
 nonce: uint256
-signed: uint256  # bit i: validators[i] signed a batch that paid since the last payout
-paidAt: uint256  # time of that payout
+paidAt: uint256  # time of the last payout to validators
 
 
 @deploy
@@ -238,20 +237,16 @@ def _signer(digest: bytes32, v: uint8, r: bytes32, s: bytes32) -> address:
 
 @internal
 @view
-def _require_quorum(struct_hash: bytes32, signatures: DynArray[Signature, 16]) -> uint256:
-    """Return the signers, bit i for validators[i]."""
+def _require_quorum(struct_hash: bytes32, signatures: DynArray[Signature, 16]):
     digest: bytes32 = self._digest(struct_hash)
     last: uint256 = 0
-    signers: uint256 = 0
     for signature: Signature in signatures:
         signer: address = self._signer(digest, signature.v, signature.r, signature.s)
         place: uint256 = self.placeOf[signer]
         assert place > 0, "validator"
         assert convert(signer, uint256) > last, "order"  # strictly rising: nobody counts twice
         last = convert(signer, uint256)
-        signers |= 1 << (place - 1)
     assert len(signatures) >= self.quorum, "quorum"
-    return signers
 
 
 @internal
@@ -266,7 +261,6 @@ def _install(validators: DynArray[address, 16], quorum: uint256):
         self.placeOf[validator] = place
     self.validators = validators
     self.quorum = quorum
-    self.signed = 0
 
 
 # ---- wallets --------------------------------------------------------------------------------------------------------
@@ -521,9 +515,7 @@ def settle(claims: DynArray[Claim, 64], signatures: DynArray[Signature, 16]):
         fees += fee
     encoded: Bytes[2112] = abi_encode(hashes)
     members: bytes32 = keccak256(slice(encoded, 64, 32 * len(hashes)))
-    signers: uint256 = self._require_quorum(keccak256(abi_encode(BATCH_TYPE, members)), signatures)
-    if paid > 0:
-        self.signed |= signers
+    self._require_quorum(keccak256(abi_encode(BATCH_TYPE, members)), signatures)
     self._pay(empty(address), period, 0, fees)
 
 
@@ -713,33 +705,23 @@ def pay_dividend() -> uint256:
 
 @internal
 def _pay_validators() -> uint256:
-    signers: uint256 = self.signed
-    count: uint256 = 0
-    place: uint256 = 0
+    """Equal parts, whoever signed: were signing what counts, a validator would pay a claim of its own and pick the signatures under it."""
     holders: DynArray[address, 16] = self.validators
-    for holder: address in holders:
-        count += (signers >> place) & 1
-        place += 1
-    if count == 0:
-        return 0
-    share: uint256 = self.validatorPool // count
+    share: uint256 = self.validatorPool // len(holders)
     if share == 0:
         return 0
-    self.validatorPool -= share * count
-    self.signed = 0
+    self.validatorPool -= share * len(holders)
     self.paidAt = block.timestamp
-    place = 0
     for holder: address in holders:
-        if (signers >> place) & 1 == 1:
-            self._credit(holder, share)
-            log ValidatorPaid(wallet=holder, amount=share)
-        place += 1
-    return share * count
+        self._credit(holder, share)
+        log ValidatorPaid(wallet=holder, amount=share)
+    return share * len(holders)
 
 
 @external
 def pay_validators() -> uint256:
-    """Pay the validator pool in equal parts to those who signed a batch since the last payout, at most once a window. Anyone may."""
+    """Pay the validator pool in equal parts to all present validators, at most once a window, whatever was settled and by whom it was
+    signed; what rounding leaves stays in the pool. Anyone may."""
     assert block.timestamp >= self.paidAt + WINDOW, "early"
     paid: uint256 = self._pay_validators()
     assert paid > 0, "nothing"
@@ -748,7 +730,7 @@ def pay_validators() -> uint256:
 
 @external
 def change_validators(validators: DynArray[address, 16], quorum: uint256, signatures: DynArray[Signature, 16]):
-    """Replace the validators by a quorum's decision of the present ones, who are paid first."""
+    """Replace the validators by a quorum's decision of the present ones, who are paid first what is in the pool by now."""
     encoded: Bytes[576] = abi_encode(validators)
     members: bytes32 = keccak256(slice(encoded, 64, 32 * len(validators)))
     self._require_quorum(keccak256(abi_encode(CHANGE_TYPE, members, quorum, self.nonce)), signatures)

@@ -20,7 +20,7 @@ __all__ = ["FEE_BPS_DEFAULT", "Deployment", "deploy"]
 
 DAY_S = 86_400
 FEE_BPS_DEFAULT = 100
-"""1 %, the whitepaper's "small transaction fee" (2.2.5): relays keep 99 of 100. It need not deter self-dealing, which loses at any fee, as
+"""1 %, the whitepaper's "small transaction fee" (2.2.5): relays keep 99 of 100. It need not deter self-dealing, which gains at none, as
 the subsidy is paid to validators and voters and never to traffic. It must not reach a relay's margin, or pairs settle beside the market."""
 
 

@@ -24,6 +24,7 @@ import trio
 from srwan.errors import DecodeError, RemoteProtocolError, SettlementUnavailable
 from srwan.ledger_client.settlement.devnode_methods import METHODS, Failure
 from srwan.ledger_client.settlement.pyevm import PyEvmChain
+from srwan.ledger_client.shallow_json import parse_json
 
 __all__ = ["DevNode", "open_devnode"]
 
@@ -119,7 +120,7 @@ class _Server:
         if not headers.get(b"host", "").startswith(_LOOPBACK) or not headers.get(b"content-type", "").startswith("application/json"):
             return 403, b"{}"
         try:
-            question = json.loads(body)
+            question = parse_json(body)
         except (ValueError, RecursionError):
             return 200, _error(None, -32700, "not JSON")
         if not isinstance(question, dict):

@@ -28,6 +28,7 @@ import trio
 
 from srwan.errors import ConfigError, SettlementUnavailable
 from srwan.ledger_client.settlement.signing import Address
+from srwan.ledger_client.shallow_json import parse_json
 
 __all__ = ["NodeRefusal", "RpcClient", "bytes_of", "number_of", "to_hex"]
 
@@ -179,7 +180,7 @@ def _import_http() -> Any:
 
 def _content(method: str, number: int, body: bytes, status: int) -> Any:
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
     except (ValueError, RecursionError):
         raise _BadAnswerError(f"an answer that is no JSON (HTTP {status}, {len(body)} bytes)") from None
     if not isinstance(answer, dict):

@@ -244,7 +244,7 @@ class Settlement(Protocol):
         ...
 
     async def pay_validators(self, key: WalletKey) -> int:
-        """Pay the validator pool to the validators that signed since the last time, and return how much."""
+        """Pay the validator pool in equal parts to all present validators, whoever signed, once a window at most; return how much."""
         ...
 
     async def change_validators(self, key: WalletKey, addresses: Sequence[Address], quorum: int, signatures: Sequence[bytes]) -> None:

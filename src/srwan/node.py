@@ -33,6 +33,7 @@ from srwan.overlay.rendezvous import best_value, is_valid_value
 from srwan.overlay.service import OverlayConfig, OverlayService
 from srwan.overlay.transport import ControlChannel, DatagramTransport, Directory
 from srwan.overlay.view import Member, Role
+from srwan.overseer import Overseer
 from srwan.path import Path
 from srwan.publisher import Publisher, open_store
 from srwan.routing.planes import choose_plane, open_transport
@@ -383,6 +384,8 @@ async def open_node(
                 nursery.start_soon(node.routing.run)
                 if money is not None:
                     await nursery.start(money.run)
+                if store is not None:
+                    nursery.start_soon(_make_overseer(store, sockets, clock, node).run)
                 if store is not None and (config.ditex_peers or config.is_ditex_served):
                     nursery.start_soon(_make_exchange(store, sockets, clock, config).run)
                 if node.gateway is not None:
@@ -395,6 +398,15 @@ async def open_node(
                 finally:
                     node.routing.close()
                     nursery.cancel_scope.cancel()
+
+
+def _make_overseer(store: RecordStore, sockets: Sockets, clock: Clock, node: Node) -> Overseer:
+    """Make what looks after the reporters of the node's group."""
+    rng = random.Random(secrets.randbits(64))
+    period_s = node.config.pulse_period_s
+    overseer = Overseer(store, sockets.identity, clock, node.overlay, node.gossip, period_s=period_s, rng=rng)
+    overseer.on_event(node._tell)
+    return overseer
 
 
 def _make_exchange(store: RecordStore, sockets: Sockets, clock: Clock, config: NodeConfig) -> ExchangeService:

@@ -7,7 +7,7 @@ the contract only its rules (docs/settlement.md).
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -76,7 +76,7 @@ class Model:
         self.pools = [0, 0]
         self.released = 0
         self.seats: list[Address] = []
-        self.signed: set[Address] = set()
+        self.validators: Sequence[WalletKey] = VALIDATORS
 
     @property
     def period(self) -> int:
@@ -118,6 +118,15 @@ class Model:
             self.seats.append(candidate)
             return True
         return False
+
+    def pay_validators(self) -> int:
+        share = self.pools[0] // len(self.validators)
+        if share:
+            for key in self.validators:
+                self.balance[key.address] += share
+            self.pools[0] -= share * len(self.validators)
+            self.validators_paid_s = self.now_s
+        return share * len(self.validators)
 
 
 class Money(RuleBasedStateMachine):
@@ -245,30 +254,26 @@ class Money(RuleBasedStateMachine):
             session = self.session(data)
             more = data.draw(st.one_of(st.integers(0, 40), st.integers(0, 200_000)), label="more")
             batch.append((session, session.settled + more))
-        self.pay(batch, signers)
+        self.pay(batch, [VALIDATORS[number] for number in signers])
 
-    def pay(self, batch: list[tuple[Session, int]], signers: tuple[int, ...]) -> None:
+    def pay(self, batch: list[tuple[Session, int]], signers: Sequence[WalletKey]) -> None:
         """Settle these sessions up to these amounts."""
         model = self.model
         keys = {key.address: key for key in PEOPLE}
         claims = [self.bench.claim(keys[session.terms.consumer], session.terms, UINT128_MAX, amount) for session, amount in batch]
-        chosen = [VALIDATORS[number] for number in signers]
         before = {wallet: model.earned(wallet) for wallet in [*self.earners, FEES]}
         undo = [(session, dict(session.paid)) for session, _ in batch]
 
         def expect() -> None:
-            paid = 0
             for session, amount in batch:
                 if amount <= session.settled or session.is_overturned:
                     continue
                 require(amount <= session.terms.cap_microtoken, "cap")
                 require(session.terms.price_microtoken > 0, "price")
                 require(model.now_s <= session.terms.expires_s + WINDOW_S, "expired")
-                paid += amount - session.settled
                 session.paid[model.period] += amount - session.settled
-            if paid:
-                model.signed |= {key.address for key in chosen}
-                model.note(before)
+            require(all(key in model.validators for key in signers), "validator")
+            model.note(before)
 
         def expect_all_or_nothing() -> None:
             try:
@@ -278,7 +283,7 @@ class Money(RuleBasedStateMachine):
                     session.paid = collections.defaultdict(int, paid)
                 raise
 
-        self.same(lambda: self.bench.settle(claims, chosen), expect_all_or_nothing)
+        self.same(lambda: self.bench.settle(claims, signers), expect_all_or_nothing)
 
     @precondition(lambda self: self.model.sessions)
     @rule(
@@ -291,7 +296,7 @@ class Money(RuleBasedStateMachine):
         session = self.session(data)
         for gap in (0, *gaps):
             self.wait(gap * WINDOW_S)
-            self.pay([(session, session.settled + data.draw(st.integers(1, 5_000), label="more"))], (0, 1))
+            self.pay([(session, session.settled + data.draw(st.integers(1, 5_000), label="more"))], self.model.validators[:2])
         for numerator in numerators:
             self.overturn(session, numerator)
         if later:
@@ -315,7 +320,7 @@ class Money(RuleBasedStateMachine):
             session.is_overturned = True
             return settled - keep
 
-        self.same(lambda: self.bench.overturn(session.terms, settled, keep, signers=VALIDATORS[:2]), expect)
+        self.same(lambda: self.bench.overturn(session.terms, settled, keep, signers=self.model.validators[:2]), expect)
 
     @precondition(lambda self: self.model.sessions)
     @rule(data=st.data())
@@ -424,17 +429,23 @@ class Money(RuleBasedStateMachine):
         def expect() -> int:
             model = self.model
             require(model.now_s >= model.validators_paid_s + WINDOW_S, "early")
-            share = model.pools[0] // len(model.signed) if model.signed else 0
-            require(share > 0, "nothing")
-            for wallet in model.signed:
-                model.balance[wallet] += share
-            paid = share * len(model.signed)
-            model.pools[0] -= paid
-            model.signed = set()
-            model.validators_paid_s = model.now_s
+            paid = model.pay_validators()
+            require(paid > 0, "nothing")
             return paid
 
         self.same(lambda: self.chain.send(PEOPLE[0].address, "pay_validators"), expect)
+
+    @rule(members=st.sampled_from(((0, 1), (0, 2), (1, 2), (0, 1, 2))), signers=st.sampled_from((None, None, None, (0, 1), (1, 2))))
+    def change_validators(self, members: tuple[int, ...], signers: tuple[int, int] | None) -> None:
+        made = [VALIDATORS[number] for number in members]
+        chosen = [VALIDATORS[number] for number in signers] if signers else self.model.validators[:2]
+
+        def expect() -> None:
+            require(all(key in self.model.validators for key in chosen), "validator")
+            self.model.pay_validators()
+            self.model.validators = made
+
+        self.same(lambda: self.bench.change_validators([key.address for key in made], 2, chosen), expect)
 
     # ---- what must hold after every step
 
@@ -460,6 +471,7 @@ class Money(RuleBasedStateMachine):
             total += left
         assert (*model.pools, SUBSIDY - model.released) == call("pools")
         assert tuple(model.seats) == call("seats")
+        assert tuple(key.address for key in model.validators) == call("validatorSet")[0]
         assert SUPPLY == total + sum(call("pools"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from srwan.errors import SettlementRefused
 from srwan.ledger_client.settlement.settlement import validator_change_digest
 from srwan.ledger_client.settlement.signing import WalletKey
-from srwan.testing.contract_chain import ContractChain
+from srwan.testing.contract_chain import ContractChain, Receipt
 from srwan.testing.settlement_bench import GB_OCTETS, SettlementBench, wallet_key
 
 CONSUMER, RELAY, ANYONE = (wallet_key(name) for name in ("consumer", "relay", "anyone"))
@@ -41,41 +41,53 @@ def refusal_of_payout(bench: SettlementBench) -> str:
 # ---- payout
 
 
-def test_those_who_signed_are_paid_in_equal_parts_however_often_they_signed(bench: SettlementBench) -> None:
-    one, two, three, _, five = bench.validators
+def paid_to(receipt: Receipt) -> list[tuple[bytes, int]]:
+    return [(event["wallet"], event["amount"]) for event in receipt.only("ValidatorPaid")]
+
+
+def test_all_are_paid_in_equal_parts_whoever_signed_and_however_often(bench: SettlementBench) -> None:
+    one, two, three, four, _ = bench.validators
     settle(bench, [one, two, three])
     for _ in range(3):
-        settle(bench, [one, two, five])
+        settle(bench, [one, two, four])
     pool = fill_pool(bench)
     receipt = bench.chain.send(ANYONE.address, "pay_validators")
-    shares = {event["wallet"]: event["amount"] for event in receipt.only("ValidatorPaid")}
 
-    assert {key.address: pool // 4 for key in (one, two, three, five)} == shares
-    assert [pool // 4] * 3 + [0, pool // 4] == [bench.balance(key.address) for key in bench.validators]
-    assert (pool // 4 * 4, pool % 4) == (receipt.output, bench.chain.call("pools")[0])
+    assert [(key.address, pool // 5) for key in bench.validators] == paid_to(receipt)
+    assert [pool // 5] * 5 == [bench.balance(key.address) for key in bench.validators]
+    assert (pool // 5 * 5, pool % 5) == (receipt.output, bench.chain.call("pools")[0])
 
 
-def test_nobody_is_paid_for_a_batch_that_paid_nothing(bench: SettlementBench) -> None:
+def test_no_batch_of_a_validators_own_changes_what_any_of_them_is_paid(bench: SettlementBench) -> None:
+    bench.fund(CONSUMER, escrow=10**9)
     terms = bench.terms(CONSUMER, [RELAY.address])
-    bench.fund(CONSUMER, escrow=10**9)
     bench.open(terms)
-    claim = bench.claim(CONSUMER, terms, GB_OCTETS)
-    bench.settle([bench.claim(CONSUMER, terms, 0, 0)])
-    fill_pool(bench)
-    assert "nothing" == refusal_of_payout(bench)
-    terms = bench.terms(CONSUMER, [RELAY.address], plan=b"now", cap=10**7)
-    bench.fund(CONSUMER, escrow=10**9)
-    bench.open(terms)
-    claim = bench.claim(CONSUMER, terms, GB_OCTETS)
-    bench.settle([claim], bench.validators[:3])
-    bench.settle([claim], bench.validators[2:])
-    receipt = bench.chain.send(ANYONE.address, "pay_validators")
+    start, paid = bench.chain.snapshot(), list[list[tuple[bytes, int]]]()
+    for signers in ([], bench.validators[:3], bench.validators[2:], bench.validators):
+        bench.chain.revert(start)
+        if signers:
+            bench.settle([bench.claim(CONSUMER, terms, GB_OCTETS, 1)], signers)
+        fill_pool(bench)
+        paid.append(paid_to(bench.chain.send(ANYONE.address, "pay_validators")))
 
-    assert [key.address for key in bench.validators[:3]] == [event["wallet"] for event in receipt.only("ValidatorPaid")]
+    assert [paid[0]] * 4 == paid
+    assert 5 == len(paid[0])
+
+
+def test_windows_without_a_batch_are_paid_too_and_several_at_once(bench: SettlementBench) -> None:
+    bench.chain.now_s += bench.window_s
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    first = bench.chain.send(ANYONE.address, "pay_validators").output
+    bench.chain.now_s += 3 * bench.window_s
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    second = bench.chain.send(ANYONE.address, "pay_validators").output
+
+    assert 0 < first
+    assert 0 <= second - 3 * first <= 20, "rounding, of subsidy and parts"
+    assert "early" == refusal_of_payout(bench)
 
 
 def test_validators_are_paid_once_a_window_at_most(bench: SettlementBench) -> None:
-    settle(bench, bench.validators)
     fill_pool(bench)
     bench.chain.send(ANYONE.address, "pay_validators")
     settle(bench, bench.validators)
@@ -85,40 +97,89 @@ def test_validators_are_paid_once_a_window_at_most(bench: SettlementBench) -> No
     bench.chain.now_s += 1
     bench.chain.send(ANYONE.address, "pay_validators")
     bench.chain.now_s += bench.window_s
-    bench.chain.send(ANYONE.address, "release_subsidy")
 
-    assert "nothing" == refusal_of_payout(bench), "nobody signed since"
+    assert "nothing" == refusal_of_payout(bench), "nothing came in since"
+
+
+def test_what_a_validator_is_paid_votes_as_the_rest_of_its_balance_does(bench: SettlementBench) -> None:
+    bench.chain.send(bench.validators[1].address, "vote", RELAY.address)
+    pool = fill_pool(bench)
+    bench.chain.send(ANYONE.address, "pay_validators")
+
+    assert pool // 5 == bench.chain.call("account", RELAY.address)[5]
 
 
 def test_a_pool_that_gives_nobody_a_microtoken_waits(bench: SettlementBench) -> None:
-    settle(bench, bench.validators)
     bench.chain.now_s += bench.window_s
-
     assert 0 == bench.chain.call("pools")[0]
     assert "nothing" == refusal_of_payout(bench)
+    bench.fund(CONSUMER, escrow=10**9)
+    terms = bench.terms(CONSUMER, [RELAY.address])
+    bench.open(terms)
+    for microtoken, left in ((1_600, 4), (2_000, 5)):
+        bench.settle([bench.claim(CONSUMER, terms, GB_OCTETS, microtoken)])
+        bench.wait_windows(2)
+        bench.chain.send(ANYONE.address, "collect_fees", bench.chain.call("period") - 2)
+        assert left == bench.chain.call("pools")[0]
+        if left < 5:
+            assert "nothing" == refusal_of_payout(bench)
+
+    assert [(key.address, 1) for key in bench.validators] == paid_to(bench.chain.send(ANYONE.address, "pay_validators"))
 
 
 # ---- change
 
 
-def test_a_quorum_replaces_the_validators_and_those_who_signed_are_paid_before(bench: SettlementBench) -> None:
+def test_a_quorum_replaces_the_validators_who_are_all_paid_before(bench: SettlementBench) -> None:
     old, new = bench.validators, sorted((wallet_key(f"new {number}") for number in range(2)), key=lambda key: key.address)
     settle(bench, old[:3])
-    pool = fill_pool(bench)
+    fill_pool(bench)
     bench.chain.send(ANYONE.address, "pay_validators")
-    settle(bench, old[2:])
-    bench.chain.now_s += 86_400
+    bench.chain.now_s += bench.window_s // 2
     bench.chain.send(ANYONE.address, "release_subsidy")
+    pool = bench.chain.call("pools")[0]
     receipt = bench.change_validators([key.address for key in new], 2)
 
     assert [{"quorum": 2, "nonce": 1}] == receipt.only("ValidatorsChanged")
-    assert pool // 3 > 0
-    assert [key.address for key in old[2:]] == [event["wallet"] for event in receipt.only("ValidatorPaid")]
+    assert [(key.address, pool // 5) for key in old] == paid_to(receipt), "the window does not bind a change"
     assert (tuple(key.address for key in new), 2, 1) == bench.chain.call("validatorSet")
     with pytest.raises(SettlementRefused) as error:
         settle(bench, old[:3])
     assert "validator" == error.value.reason
     settle(bench, new)
+
+
+def test_what_comes_into_the_pool_after_a_change_is_the_new_ones(bench: SettlementBench) -> None:
+    """Also fees of batches that the old ones signed, and the subsidy that nobody had released: what is not in the pool is nobody's yet."""
+    new = sorted((wallet_key(f"new {number}") for number in range(2)), key=lambda key: key.address)
+    settle(bench, bench.validators[:3])
+    period = bench.chain.call("period")
+    bench.chain.now_s += bench.window_s - 1
+    assert [] == paid_to(bench.change_validators([key.address for key in new], 2)), "the pool is empty"
+    bench.wait_windows(2)
+    bench.chain.send(ANYONE.address, "collect_fees", period)
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    pool = bench.chain.call("pools")[0]
+
+    assert 33_000 // 4 < pool
+    assert [(key.address, pool // 2) for key in new] == paid_to(bench.chain.send(ANYONE.address, "pay_validators"))
+
+
+def test_a_change_that_pays_begins_a_window_and_one_that_pays_nothing_does_not(bench: SettlementBench) -> None:
+    every = [key.address for key in bench.validators]
+    bench.chain.now_s += bench.window_s // 2
+    bench.change_validators(every, 3)
+    bench.chain.now_s += bench.window_s // 2
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    bench.chain.send(ANYONE.address, "pay_validators")
+    bench.chain.now_s += bench.window_s // 2
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    assert 5 == len(paid_to(bench.change_validators(every, 3)))
+    bench.chain.now_s += bench.window_s - 1
+    bench.chain.send(ANYONE.address, "release_subsidy")
+    assert "early" == refusal_of_payout(bench)
+    bench.chain.now_s += 1
+    bench.chain.send(ANYONE.address, "pay_validators")
 
 
 def test_a_set_without_quorum_order_or_members_is_refused(bench: SettlementBench) -> None:
@@ -167,17 +228,18 @@ def test_a_change_needs_the_present_quorum_and_the_present_nonce(bench: Settleme
     assert "validator" == error.value.reason, "signed for the nonce before"
 
 
-def test_a_validator_that_stays_keeps_its_right_and_one_that_goes_and_returns_has_signed_nothing(bench: SettlementBench) -> None:
-    settle(bench, bench.validators)
+def test_a_validator_that_goes_and_returns_is_not_paid_for_the_time_between(bench: SettlementBench) -> None:
     every = [key.address for key in bench.validators]
-    bench.change_validators(every[1:], 3, bench.validators[:3])
-    settle(bench, bench.validators[1:4])
-    bench.change_validators(every, 3, bench.validators[1:4])
-    settle(bench, bench.validators[:3])
-    fill_pool(bench)
-    paid = bench.chain.send(ANYONE.address, "pay_validators").only("ValidatorPaid")
+    pools = [fill_pool(bench)]
+    bench.change_validators(every[1:], 3, bench.validators[1:4])
+    pools.append(fill_pool(bench))
+    paid = paid_to(bench.change_validators(every, 3, bench.validators[1:4]))
+    pools.append(fill_pool(bench))
+    bench.chain.send(ANYONE.address, "pay_validators")
 
-    assert every[:3] == [event["wallet"] for event in paid]
+    assert [(wallet, pools[1] // 4) for wallet in every[1:]] == paid
+    assert pools[0] // 5 + pools[2] // 5 == bench.balance(every[0])
+    assert {pools[0] // 5 + pools[1] // 4 + pools[2] // 5} == {bench.balance(wallet) for wallet in every[1:]}
 
 
 # ---- deployment
