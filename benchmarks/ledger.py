@@ -1,13 +1,14 @@
 """All figures of the ledger in one run: stores, contract, tickets, sizing.
 
-    script/bench ledger [--json] [--only stores gas tickets sizing] [--quick] [--records N] [--repetitions N] [--folder DIR] [--output FILE]
+    script/bench ledger [--json] [--only stores gas tickets sizing attacks] [--quick] [--records N] [--repetitions N] [--folder DIR] [--output FILE]
 
 Each part is a module of its own beside this one, with its own header that says what is measured and how, and runs alone as well:
 
 - stores: `ledger_stores.py`, records verified and stored a second, queries by place, puts and watches in a cluster, death of its leader;
 - gas: `ledger_gas.py`, what the settlement contract's operations cost;
 - tickets: `ledger_tickets.py`, tickets signed and checked, and what accounting costs the data path;
-- sizing: `ledger_sizing.py`, what a million routers in ten thousand groups take, and where each engine ends.
+- sizing: `ledger_sizing.py`, what a million routers in ten thousand groups take, and where each engine ends;
+- attacks: `ledger_attacks.py`, what each attack of `tests/attacks/` brings the attacker.
 
 A part that cannot run here says why, and the others go on.
 """
@@ -27,7 +28,7 @@ from typing import Any
 
 from srwan.errors import SrwanError
 
-PARTS = {"stores": "ledger_stores", "gas": "ledger_gas", "tickets": "ledger_tickets", "sizing": "ledger_sizing"}
+PARTS = {"stores": "ledger_stores", "gas": "ledger_gas", "tickets": "ledger_tickets", "sizing": "ledger_sizing", "attacks": "ledger_attacks"}
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:

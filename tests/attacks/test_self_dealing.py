@@ -5,8 +5,8 @@ remains is arithmetic: of each payment the fee is lost to the pools, and of the 
 at the end with the attack, less what she would own at the same time without it, everything else being equal; without it all her tokens
 vote.
 
-What stops it: where fees and subsidy leave the pools by seat and by vote and never by traffic, she gets back her part of the fee at most, and
-by rounding less than a microtoken for each of her seats.
+What stops it: where fees and subsidy leave the pools by seat and by vote and never by traffic, she gets back her part of the fee at most,
+and by rounding less than a microtoken for each of her seats.
 """
 
 from __future__ import annotations
