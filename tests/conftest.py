@@ -114,18 +114,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-needs", action="store_true", help="fail, rather than skip, tests whose needs are missing")
 
 
-WHOLE_MACHINE = ("cli/", "demo/", "swarm/", "testing/test_namespaces.py", "test_examples.py")
-"""Tests that start many processes, or look whether any is left on the machine: they run one after the other, whoever runs the others."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (script/test), keep each file in one of them, and all that need the machine for themselves, too."""
-    for item in items:
-        path = os.path.relpath(item.path, os.path.dirname(__file__))
-        item.add_marker(pytest.mark.xdist_group("machine" if path.startswith(WHOLE_MACHINE) else path))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test one of whose needs is missing."""
     listed = {name.strip() for name in os.environ.get("SRWAN_CI_NEEDS", "").split(",")}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -30,22 +30,20 @@ OTHERS = (
 KEYS = {*TIMES, *TRAFFIC, *OTHERS}
 
 
-def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it with a folder of its own for its files, by which its processes are told from those of other tests, too."""
     command = [sys.executable, "-m", "srwan", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "TMPDIR": str(folder)})
 
 
-def workers() -> list[int]:
-    return [process.pid for process in psutil.process_iter(["cmdline"]) if "srwan.swarm.worker" in (process.info["cmdline"] or [])]
+def left_by(folder: Path) -> list[str]:
+    processes = [process.info for process in psutil.process_iter(["pid", "cmdline", "environ"])]
+    alive = [" ".join(info["cmdline"] or []) for info in processes if (info["environ"] or {}).get("TMPDIR") == str(folder)]
+    return [*alive, *(path.name for path in folder.iterdir())]
 
 
-def leftovers() -> list[str]:
-    return [path.name for path in Path(tempfile.gettempdir()).glob("srwan-demo-*")]
-
-
-def test_the_eight_steps_happen_and_nothing_is_left() -> None:
-    before = leftovers(), workers()
-    done = run_demo("--json", "--routers", "6", "--seconds", "240")
+def test_the_eight_steps_happen_and_nothing_is_left(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--json", "--routers", "6", "--seconds", "240")
     assert (0, "") == (done.returncode, done.stderr)
     result = json.loads(done.stdout)
     assert set() == KEYS - set(result)
@@ -63,26 +61,26 @@ def test_the_eight_steps_happen_and_nothing_is_left() -> None:
     assert 0 == result["refused"]
     assert result["paid"] == result["escrow_before"] - result["escrow_after"] == sum(result["earned"].values()) + result["fees"] > 0
     assert result["conserved"]
-    assert before == (leftovers(), workers())
+    assert [] == left_by(tmp_path)
 
 
 @pytest.mark.slow
-def test_without_congestion_traffic_stays_direct() -> None:
-    done = run_demo("--json", "--routers", "6", "--seconds", "240", "--no-congestion")
+def test_without_congestion_traffic_stays_direct(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--json", "--routers", "6", "--seconds", "240", "--no-congestion")
     assert (0, "") == (done.returncode, done.stderr)
     result = json.loads(done.stdout)
     assert [] == [event for event in result["events"] if event["kind"] == "PathSwitched"]
     assert "rerouted_after_s" not in result
+    assert (0, 0, True) == (result["settled"], result["paid"], result["conserved"])
     assert result["lost"] <= result["sent"] * 0.02
 
 
-def test_running_out_of_time_is_a_failure_with_a_sentence_and_leaves_nothing() -> None:
-    before = leftovers(), workers()
-    done = run_demo("--routers", "5", "--seconds", "10", "--json")
+def test_running_out_of_time_is_a_failure_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--routers", "5", "--seconds", "10", "--json")
     assert 1 == done.returncode
     assert "not finished after 10 s" in done.stderr
     assert "failed" in json.loads(done.stdout)
-    assert before == (leftovers(), workers())
+    assert [] == left_by(tmp_path)
 
 
 @pytest.mark.parametrize(
