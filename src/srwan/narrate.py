@@ -71,6 +71,8 @@ _SENTENCES = {
     "PathVetoed": "{reason}",
     "SessionOpened": "pays up to {cap_microtoken} microtokens, {price_microtoken} for a GB, for the way over {relays} to {egress}",
     "SessionRefused": "a session was refused: {reason}",
+    "ComplaintFiled": "complains that {reporter} left its row out, epoch {epoch}",
+    "EvidenceFiled": "files evidence that {node_id} signed two contents under one version of its {kind}",
     "TicketSigned": "owes {amount_microtoken} microtokens for {octets} octets",
     "TicketReceived": "is owed {amount_microtoken} microtokens for {octets} octets by {consumer}",
     "DebtThrottled": "carries packets of {node} at the free rate: {owed_octets} octets are not acknowledged",

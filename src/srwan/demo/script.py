@@ -232,6 +232,7 @@ class Demonstration:
         self._pair = self._choose_pair()
         source, target = self._pair
         self._settling = Settling(self._treasury, self.observer, [region.name for region in self.world.regions])
+        await self._settling.wait_bound([NodeId(bytes.fromhex(member)) for member in self.result["ditex_matrix"][0]["members"]])
         await self._settling.deposit(source)
         self._stream_at = time.monotonic()
         words = {"to": self.observer.name(target), "rate": STREAM_RATE_PER_S, "price_max_microtoken": PRICE_MICROTOKEN}

@@ -14,6 +14,7 @@ import trio
 from srwan.demo.observer import Observer, StepFailed
 from srwan.demo.treasury import PRICE_MICROTOKEN, WINDOW_S, Accounts, Treasury
 from srwan.swarm.supervisor import Event, RouterProcess
+from srwan.types import NodeId
 
 __all__ = ["Settling"]
 
@@ -21,7 +22,8 @@ DEPOSIT_MICROTOKEN = 8 * PRICE_MICROTOKEN
 """Escrow of the consumer: a session reserves the price of a GB, and every path is a session of its own."""
 RECEIPT_S = 3.0
 """Receipts come every two seconds; so long after the last packet the last ticket is with the relays."""
-SETTLED_TIMEOUT_S = 30.0
+BOUND_TIMEOUT_S = 30.0
+SETTLED_TIMEOUT_S = 60.0
 LOOK_S = 0.25
 
 
@@ -48,6 +50,21 @@ class Settling:
         self._observer = observer
         self._names = names
         self._money = _Money()
+
+    async def wait_bound(self, members: list[NodeId]) -> None:
+        """Wait until validators have bound every router to its wallet, without which no relay takes a session.
+
+        Raises:
+            StepFailed: not in time.
+        """
+        left = list(members)
+        with trio.move_on_after(BOUND_TIMEOUT_S):
+            while left:
+                left = [node for node in left if await self._treasury.settlement.wallet_of(node) is None]
+                await trio.sleep(LOOK_S)
+        if left:
+            raise StepFailed(f"step 4: {len(left)} of {len(members)} routers were not bound to their wallets within {BOUND_TIMEOUT_S:g} s")
+        self._observer.note("bound", f"validators have bound all {len(members)} routers to their wallets")
 
     async def deposit(self, source: int) -> None:
         """Put what the consumer may spend into its escrow."""
