@@ -1,6 +1,6 @@
 """All figures of the ledger in one run: stores, contract, tickets, sizing.
 
-    script/bench ledger [--json] [--only stores gas tickets sizing attacks] [--quick] [--records N] [--repetitions N] [--folder DIR] [--output FILE]
+    script/bench ledger [--json] [--only PART...] [--quick] [--records N] [--repetitions N] [--folder DIR] [--output FILE]
 
 Each part is a module of its own beside this one, with its own header that says what is measured and how, and runs alone as well:
 
@@ -28,7 +28,13 @@ from typing import Any
 
 from srwan.errors import SrwanError
 
-PARTS = {"stores": "ledger_stores", "gas": "ledger_gas", "tickets": "ledger_tickets", "sizing": "ledger_sizing", "attacks": "ledger_attacks"}
+PARTS = {
+    "stores": "ledger_stores",
+    "gas": "ledger_gas",
+    "tickets": "ledger_tickets",
+    "sizing": "ledger_sizing",
+    "attacks": "ledger_attacks",
+}
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
