@@ -33,6 +33,8 @@ TCP = {
     "start": {"tcp_mss": 1360},
     "end": {"sum_sent": {"retransmits": 3}, "sum_received": {"bytes": 1_400_000, "bits_per_second": 2.5e9}},
 }
+IPERF_BLOCK = 128 * 1024
+"""What iperf3 writes and counts at a time, octets."""
 FASTER = Aim("ours / theirs", "ours", "gbps", 2.0, is_most=False, other="theirs")
 
 
@@ -271,7 +273,7 @@ def test_the_kernel_carries_what_is_measured(tmp_path: Path) -> None:
         latency = measures.latency(system, 50)
         mtu = system.overlay_mtu()
 
-    assert tcp.octets >= 2_000_000
+    assert tcp.octets >= 2_000_000 - 2 * IPERF_BLOCK  # iperf3 ends without counting what is still under way
     assert tcp.bits_per_s > 0
     assert 0 < flood["udp64_pps"] <= flood["udp64_sent_pps"] * 1.5
     assert {"sender64_us", "hop64_us"} <= set(flood)
