@@ -58,7 +58,7 @@ class FaultProxy:
                 request += part
             self.requests += 1
             fault = self.faults.pop(0) if self.faults else self.always
-            await self._answer(client, request.replace(b"Connection: keep-alive", b"Connection: close", 1), fault)
+            await self._answer(client, request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), fault)
         except trio.BrokenResourceError:
             pass
         finally:
