@@ -74,6 +74,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), str(path))
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's, walked once for all rules: walking takes longer than parsing."""
+    return tuple(ast.walk(tree(path)))
+
+
 def where(path: Path, node: ast.AST | int) -> str:
     return f"{path.relative_to(ROOT)}:{node if isinstance(node, int) else getattr(node, 'lineno', 1)}"
 
@@ -91,6 +97,7 @@ def contract(name: str) -> dict[str, list[str]]:
     return dict(found)
 
 
+@functools.cache
 def shells() -> frozenset[str]:
     return frozenset(entry.partition(" -> ")[0] for entry in contract("Cores import no I/O")["ignore_imports"])
 
@@ -101,7 +108,7 @@ def cores() -> tuple[Path, ...]:
 
 def imported_modules(path: Path) -> Iterator[tuple[ast.stmt, str]]:
     """(statement, module) for every import, the names of `from a import b` as a.b too, for b may be a module."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -136,7 +143,7 @@ def test_files_are_short_enough_to_read_in_one_sitting() -> None:
 def test_functions_are_short_enough_to_see_at_once() -> None:
     too_long = []
     for path in code():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             has_docstring = ast.get_docstring(node, clean=False) is not None
@@ -167,7 +174,7 @@ def test_what_is_listed_as_a_shell_does_io() -> None:
         for path in code(*ROOMS)
         if module_name(path) in shells()
         and not io_modules & {name for _, name in imported_modules(path)}
-        and not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree(path)))
+        and not any(isinstance(node, ast.AsyncFunctionDef) for node in nodes(path))
     )
 
 
@@ -184,7 +191,7 @@ def test_cores_import_no_shell() -> None:
 def test_cores_take_randomness_from_outside() -> None:
     wrong = []
     for path in cores():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module == "random" and [alias.name for alias in node.names] != ["Random"]:
                 wrong.append(f"{where(path, node)}: from random import Random only; a core's rng comes through the constructor")
             if not isinstance(node, ast.Attribute):
@@ -205,11 +212,11 @@ def test_cores_neither_read_a_clock_nor_wait() -> None:
     for path in cores():
         declared = [
             statement
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(parent) for parent in node.bases)
             for statement in ast.walk(node)
         ]
-        is_async = [isinstance(node, ast.AsyncFunctionDef) and node not in declared for node in ast.walk(tree(path))]
+        is_async = [isinstance(node, ast.AsyncFunctionDef) and node not in declared for node in nodes(path)]
         if any(is_async):
             wrong.append(f"{where(path, 1)}: async code in a core; move it to a shell, or list the module as one in pyproject.toml")
         wrong += [
@@ -272,7 +279,7 @@ def test_only_the_command_line_and_the_examples_print() -> None:
         f"{where(path, node)}: print; cores emit events, services log"
         for path in code(*SOURCE_FOLDERS)
         if not str(path.relative_to(ROOT)).startswith(MAY_PRINT)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     refuse(wrong)
@@ -281,7 +288,7 @@ def test_only_the_command_line_and_the_examples_print() -> None:
 def test_nothing_swallows_every_exception() -> None:
     wrong = []
     for path in code():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ExceptHandler) and all(isinstance(statement, ast.Pass) for statement in node.body):
                 caught = ast.unparse(node.type) if node.type else "everything"
                 if node.type is None or caught in {"Exception", "BaseException"}:
@@ -341,7 +348,7 @@ def test_events_are_frozen_and_next_event_says_what_it_returns() -> None:
     wrong = [
         f"{where(path, node)}: next_event returns an event or None, and says which"
         for path in cores()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef) and node.name == "next_event" and "None" not in ast.unparse(node.returns or node.args)
     ]
     for path, node in public_classes(*ROOMS):

@@ -100,7 +100,7 @@ def test_a_silent_direct_path_is_left_though_it_never_answered() -> None:
 # -- steadiness
 
 
-@pytest.mark.parametrize("east_ms", [80.0, 76.0, 95.0])
+@pytest.mark.parametrize("east_ms", [76.0, pytest.param(80.0, marks=pytest.mark.slow), pytest.param(95.0, marks=pytest.mark.slow)])
 def test_ten_minutes_of_steady_noise_never_switch(east_ms: float) -> None:
     for seed in range(2):
         links = links_of(direct=80, east=east_ms, west=east_ms + 1)
