@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,6 +17,7 @@ import pytest
 
 from srwan.cli import main
 
+ROOT = Path(__file__).parents[2]
 TIMES = ("view_agreed_after_s", "matrix_full_after_s", "detected_after_s", "rerouted_after_s", "reporter_takeover_s", "returned_after_s")
 TRAFFIC = ("sent", "received", "lost", "duplicated", "reordered", "direct_ms", "relayed_ms", "relay_kill_gap_s")
 OTHERS = (
@@ -60,6 +65,40 @@ def test_the_eight_steps_happen_and_nothing_is_left(tmp_path: Path) -> None:
     assert result["settled"] == result["claims"] >= 1
     assert 0 == result["refused"]
     assert result["paid"] == result["escrow_before"] - result["escrow_after"] == sum(result["earned"].values()) + result["fees"] > 0
+    assert result["conserved"]
+    assert [] == left_by(tmp_path)
+
+
+@contextmanager
+def anvil() -> Iterator[str]:
+    """A development node that makes a block when it has a transaction, and none besides; its URL once it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([ROOT / "script" / "anvil", "--port", str(port), "--silent"])
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("etcd", "anvil")
+def test_a_cluster_and_a_node_without_a_clock_of_its_own_settle_the_same(tmp_path: Path) -> None:
+    with anvil() as url:
+        done = run_demo(tmp_path, "--json", "--routers", "6", "--seconds", "240", "--etcd", "--evm", url)
+    assert (0, "") == (done.returncode, done.stderr)
+    result = json.loads(done.stdout)
+    assert result["settled"] == result["claims"] >= 1
+    assert 0 == result["refused"]
     assert result["conserved"]
     assert [] == left_by(tmp_path)
 
