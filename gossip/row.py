@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = [
     "loss_share",
     "open_row",
     "seal_row",
+    "version_of_row",
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -276,17 +277,7 @@ class Row:
         Raises:
             DecodeError: another version or form, a length that does not fit the count, a base out of range.
         """
-        if len(body) < _HEADER.size:
-            raise DecodeError(f"row of {len(body)} bytes")
-        (first, epoch, health, count, boot, seq, stamp, roster, base_us, octets_in, octets_out, relayed, *clock) = _HEADER.unpack_from(body)
-        if first >> 4 != _VERSION or first & 15 > _DESCRIBED:
-            raise DecodeError(f"row version and form {first:#x}", reason="version")
-        is_described = first & 15 == _DESCRIBED
-        entries = body[_HEADER.size :]
-        if count > ENTRIES_MAX or len(entries) != count * (_ENTRY_BYTES_DESCRIBED if is_described else _ENTRY_BYTES):
-            raise DecodeError(f"{len(entries)} bytes of entries for {count} members")
-        if abs(base_us) > _BASE_US_MAX or stamp < 0:
-            raise DecodeError(f"row base {base_us} us, stamp {stamp} ns")
+        (first, epoch, health, count, boot, seq, stamp, roster, base_us, octets_in, octets_out, relayed), clock = _checked_header(body)
         return cls(
             node_id,
             boot,
@@ -300,10 +291,36 @@ class Row:
             relayed,
             base_us,
             count,
-            is_described,
-            entries,
-            _unpack_clock(*clock),
+            first & 15 == _DESCRIBED,
+            body[_HEADER.size :],
+            clock,
         )
+
+
+def version_of_row(body: bytes) -> tuple[int, int]:
+    """Return (boot, seq) of a body that `Row.decode` would take, without making the row. Cost: 2 us.
+
+    Raises:
+        DecodeError: as `Row.decode`.
+    """
+    (_, _, _, _, boot, seq, *_), _ = _checked_header(body)
+    return boot, seq
+
+
+def _checked_header(body: bytes) -> tuple[tuple[Any, ...], ClockClaim | None]:
+    """Return the fields before the clock as they lie in the header, and the clock, of a body that is well-formed."""
+    if len(body) < _HEADER.size:
+        raise DecodeError(f"row of {len(body)} bytes")
+    fields = _HEADER.unpack_from(body)
+    first, count, stamp, base_us = fields[0], fields[3], fields[6], fields[8]
+    if first >> 4 != _VERSION or first & 15 > _DESCRIBED:
+        raise DecodeError(f"row version and form {first:#x}", reason="version")
+    entries_bytes = len(body) - _HEADER.size
+    if count > ENTRIES_MAX or entries_bytes != count * (_ENTRY_BYTES_DESCRIBED if first & 15 == _DESCRIBED else _ENTRY_BYTES):
+        raise DecodeError(f"{entries_bytes} bytes of entries for {count} members")
+    if abs(base_us) > _BASE_US_MAX or stamp < 0:
+        raise DecodeError(f"row base {base_us} us, stamp {stamp} ns")
+    return fields[:12], _unpack_clock(*fields[12:])
 
 
 def _pack_clock(claim: ClockClaim | None) -> tuple[int, int, int, int]:

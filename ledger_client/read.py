@@ -91,7 +91,15 @@ class GroupContents:
     unlisted: tuple[NodeId, ...] = ()
     """Holders of certificates of the group, valid when the report was issued, whom its roster does not name; rising."""
     omissions: tuple[Omission, ...] = ()
-    """Proven complaints about this report, by complainant."""
+    """Proven complaints about this report, by complainant. A newer report mostly comes before one is filed: see `complaints`."""
+    complaints: tuple[Omission, ...] = ()
+    """Proven complaints about any report of the group that have not expired, the latest epoch first."""
+
+    @property
+    def left_out(self) -> tuple[NodeId, ...]:
+        """Members in the roster without a bit in the report's presence bitmap, in roster order: the reporter held no row, or says so."""
+        present = {reference.node_id for reference in self.report.rows}
+        return tuple(node for node in self.report.roster if node not in present)
 
     @property
     def is_entitled(self) -> bool:
@@ -173,6 +181,7 @@ class _Reading:
         self.newest: dict[Key, Record] = {}
         self.certified: dict[bytes, list[Record]] = {}
         self.omissions: dict[bytes, list[Omission]] = {}
+        self.complaints: dict[bytes, list[Omission]] = {}
         self.unproven = 0
 
     def admit(self, stored: StoredRecord) -> bool:
@@ -208,6 +217,8 @@ class _Reading:
             self.unproven += 1
         else:
             self.omissions.setdefault(omission.report_digest, []).append(omission)
+            if record.expires_ns > self._wall_ns:
+                self.complaints.setdefault(omission.group, []).append(omission)
 
     def _take_report(self, stored: StoredRecord) -> None:
         report = report_of(stored.record)
@@ -287,6 +298,7 @@ async def _group_contents(store: RecordStore, reading: _Reading, report: GroupRe
     missing = tuple(reference.node_id for reference in report.rows if reference.node_id not in rows)
     certified = {each.subject for each in reading.certified.get(report.group, ()) if each.expires_ns > report.issued_ns}
     omissions = sorted(reading.omissions.get(report_digest(stored.record.envelope), ()), key=lambda each: each.complainant)
+    complaints = sorted(reading.complaints.get(report.group, ()), key=lambda each: (-each.epoch, each.reporter, each.complainant))
     return GroupContents(
         report=report,
         revision=stored.revision,
@@ -297,6 +309,7 @@ async def _group_contents(store: RecordStore, reading: _Reading, report: GroupRe
         reporter_rank=rank_of(report),
         unlisted=tuple(sorted(certified - set(report.roster))),
         omissions=tuple(omissions),
+        complaints=tuple(complaints),
     )
 
 

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import attrs
 
 from srwan.errors import BadSignature, DecodeError, LimitExceeded, StaleRecord
-from srwan.gossip.row import Row, open_row
+from srwan.gossip.row import open_row, version_of_row
 from srwan.identity import SIGNATURE_BYTES, Identity
 from srwan.ledger_client.report import GROUP_BYTES, LIFETIME_S_MAX, NS_PER_S, GroupReport, is_count
 from srwan.ledger_client.statement_body import ASN_MAX, BODY_OVERHEAD_BYTES_MAX, TOPIC_BYTES_MAX, StatementBody, is_country
@@ -296,8 +296,7 @@ def _signed_place(record: Record, envelope: Envelope, *, is_authentic: bool) -> 
         raise BadSignature(f"bad {envelope.kind} signature of {envelope.signer!r}")
     body = envelope.body
     if record.kind is Kind.ROW:
-        row = Row.decode(record.subject, _row_body(record, body))
-        _require_filed_right(record, Version(row.boot, row.seq), is_right=True)
+        _require_filed_right(record, Version(*version_of_row(_row_body(record, body))), is_right=True)
         return None
     if record.kind in CONTENT_BYTES_MAX:
         return _authenticate_statement(record, body)

@@ -1,7 +1,8 @@
 """The embedded record store: one SQLite file, written by one node, readable by any process of the machine meanwhile.
 
 Theory of operation. Every call runs in a worker thread, one at a time (a limiter of 1 also hands out the turns), so that neither the disk
-nor the signatures of a batch ever hold up the event loop. A batch is verified first and then written in one transaction. The file is in
+nor the signatures of a batch ever hold up the event loop. A batch is verified first, by threads or by worker processes (`verify_pool`), and
+then written in one transaction: the newest versions of its keys are fetched at once, and what is newer is written at once. The file is in
 WAL mode: readers of other processes see whole transactions and never block the writer. With synchronous NORMAL an acknowledged batch
 survives the death of the process at any instant (the log is with the operating system); with FULL it survives a power cut too, at a cost
 that batches of 500 do not show and single records do.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -27,8 +28,9 @@ import apsw
 import trio
 
 from srwan.errors import RemoteProtocolError, StoreUnavailable
-from srwan.ledger_client.record import Key, Kind, Record, Version
+from srwan.ledger_client.record import Key, Record, Version
 from srwan.ledger_client.report import NS_PER_S
+from srwan.ledger_client.sqlite_rows import Columns, columns_of, columns_of_record, proof_of, row_of, stored_of
 from srwan.ledger_client.sqlite_schema import (
     ABOVE,
     ADD_PROOF,
@@ -72,7 +74,9 @@ from srwan.ledger_client.store import (
     require_versions,
     sole_revision,
 )
-from srwan.ledger_client.verify_batch import PARALLEL_RECORDS_MIN, refusals_in_threads, refusals_of
+from srwan.ledger_client.verify_batch import PARALLEL_RECORDS_MIN, refusals_in_threads
+from srwan.ledger_client.verify_pool import VerifyPool
+from srwan.ledger_client.verify_slice import refusals_of
 from srwan.types import NodeId
 
 __all__ = ["SqliteStore"]
@@ -114,12 +118,14 @@ class SqliteStore:
         synchronous: Literal["NORMAL", "FULL"],
         busy_s: float,
         bytes_max: int,
+        verifier: VerifyPool | None,
     ) -> None:
         self._path = path.absolute()
         self._is_read_only = is_read_only
         self._synchronous = synchronous
         self._busy_s = busy_s
         self._bytes_max = bytes_max
+        self._verify = refusals_in_threads if verifier is None else verifier.refusals
         self._limiter = trio.CapacityLimiter(1)
         self._changed = trio.Event()
         self._is_closed = False
@@ -134,6 +140,7 @@ class SqliteStore:
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         busy_s: float = BUSY_S,
         bytes_max: int = BYTES_MAX,
+        verifier: VerifyPool | None = None,
     ) -> SqliteStore:
         """Open a store, creating the file if there is none.
 
@@ -143,11 +150,12 @@ class SqliteStore:
             synchronous: "FULL" also waits for the disk at each batch.
             busy_s: how long to wait for another process that holds the lock, s.
             bytes_max: bound of the file, bytes.
+            verifier: checks large batches in other processes; the caller closes it, afterwards. None: threads do.
 
         Raises:
             StoreUnavailable: missing (read-only), not a DITEX file, of a newer version, damaged, locked, or not permitted. Nothing changed.
         """
-        store = cls(path, is_read_only=is_read_only, synchronous=synchronous, busy_s=busy_s, bytes_max=bytes_max)
+        store = cls(path, is_read_only=is_read_only, synchronous=synchronous, busy_s=busy_s, bytes_max=bytes_max, verifier=verifier)
         await trio.to_thread.run_sync(store._open, limiter=store._limiter)
         return store
 
@@ -175,7 +183,7 @@ class SqliteStore:
         batch = tuple(records)
         refused: dict[int, RemoteProtocolError] | None = None
         if len(batch) >= PARALLEL_RECORDS_MIN:  # before its turn: others store meanwhile
-            refused = await refusals_in_threads(batch, wall_ns)
+            refused = await self._verify(batch, wall_ns)
         outcome = await self._run(lambda: self._put_batch(batch, wall_ns, refused))
         if outcome.stored:
             self._wake_watchers()
@@ -198,7 +206,7 @@ class SqliteStore:
     async def history(self, key: Key, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
         """See `RecordStore.history`."""
         require_page(limit)
-        return await self._run(lambda: self._select(HISTORY, (*_columns_of(key), limit)))
+        return await self._run(lambda: self._select(HISTORY, (*columns_of(key), limit)))
 
     async def watch(self, after: int, *, limit: int = PAGE_RECORDS_MAX) -> list[StoredRecord]:
         """See `RecordStore.watch`. What other processes write is seen within WATCH_POLL_S."""
@@ -282,6 +290,11 @@ class SqliteStore:
     def _execute(self, statement: str, bindings: Any = ()) -> list[Any]:
         assert self._connection is not None
         return list(self._connection.execute(statement, bindings))
+
+    def _each(self, statement: str, bindings: Iterable[Any]) -> list[Any]:
+        """Run a statement with each of many bindings: the loop is SQLite's, 1 us a turn."""
+        assert self._connection is not None
+        return list(self._connection.executemany(statement, bindings))
 
     def _scalar(self, statement: str) -> int:
         rows = self._execute(statement)
@@ -380,24 +393,60 @@ class SqliteStore:
         equivocations: list[EquivocationProof] = []
         with self._transaction():
             before = self._revision()
-            for index, record in enumerate(records):
-                if index in refused:
-                    continue
-                try:
-                    revisions[index] = self._merge(record, equivocations)
-                except RemoteProtocolError as error:
-                    refused[index] = error
-            revision = self._revision()
+            revision = self._merge(records, before, refused, revisions, equivocations)
+            assert revision == self._revision()
         stored = revision - before
         refusals = tuple(Refusal(index, refused[index]) for index in sorted(refused))
         return BatchOutcome(revision, tuple(revisions), stored, len(records) - stored - len(refusals), refusals, tuple(equivocations))
 
-    def _merge(self, record: Record, equivocations: list[EquivocationProof]) -> int:
-        assert self._connection is not None
-        key = _columns_of(record.key)
-        found = self._execute(GET_NEWEST_VERSION, key)
-        newest = Version(*found[0]) if found else None
-        held = self._get(record.key, record.version) if newest is not None and record.version <= newest else []
+    def _merge(
+        self,
+        records: Sequence[Record],
+        revision: int,
+        refused: dict[int, RemoteProtocolError],
+        revisions: list[int | None],
+        equivocations: list[EquivocationProof],
+    ) -> int:
+        """Judge each that is not refused after those before it, and write what is new, many at a time. Returns the last revision given."""
+        newest = self._newest_versions(records)
+        new: dict[Columns, Record] = {}
+        for index, record in enumerate(records):
+            if index in refused:
+                continue
+            key = columns_of_record(record)
+            if key in new:  # of two under one key the second is judged by what was written of the first
+                self._write(new, newest)
+            held = newest.get(key)
+            if held is None or record.version > held:
+                new[key] = record
+                revision += 1  # as AUTOINCREMENT will
+                revisions[index] = revision
+                continue
+            try:
+                revisions[index] = self._revision_of_old(record, held, equivocations)
+            except RemoteProtocolError as error:
+                refused[index] = error
+        self._write(new, newest)
+        return revision
+
+    def _newest_versions(self, records: Sequence[Record]) -> dict[Columns, Version]:
+        found = self._each(GET_NEWEST_VERSION, map(columns_of_record, records))
+        return {(group, kind, subject, topic): Version(era, sequence) for group, kind, subject, topic, era, sequence in found}
+
+    def _write(self, new: dict[Columns, Record], newest: dict[Columns, Version]) -> None:
+        """Write records that are newer than `newest`, in their order, and forget them."""
+        self._each(SUPERSEDE, [key for key in new if key in newest])
+        self._each(INSERT, map(row_of, new.values()))
+        newest.update((key, record.version) for key, record in new.items())
+        new.clear()
+
+    def _revision_of_old(self, record: Record, newest: Version, equivocations: list[EquivocationProof]) -> int:
+        """Return the revision of a record that is held already; its version is not above the newest one.
+
+        Raises:
+            StaleRecord, Equivocation: it is not; the proof was written.
+        """
+        held = self._get(record.key, record.version)
         verdict = judge(record.version, record.envelope, newest, held[0].record.envelope if held else None)
         if held and verdict is Verdict.UNCHANGED:
             return held[0].revision
@@ -406,13 +455,7 @@ class SqliteStore:
             equivocations.append(proof)
             self._add_proof(proof)
             raise refusal_of(record, held[0].record)
-        if verdict is not Verdict.NEW:
-            raise refusal_of(record, None)
-        if newest:
-            self._execute(SUPERSEDE, key)
-        place = (record.epoch, record.country, record.asn)
-        self._execute(INSERT, (*record.key, *record.version, record.expires_ns, *place, record.envelope))
-        return self._connection.last_insert_rowid()
+        raise refusal_of(record, None)
 
     def _add_proof(self, proof: EquivocationProof) -> None:
         evidence = (proof.held.envelope, proof.held.expires_ns, proof.other.envelope, proof.other.expires_ns)
@@ -455,8 +498,8 @@ class SqliteStore:
 
     def _get(self, key: Key, version: Version | None) -> list[StoredRecord]:
         if version is None:
-            return self._select(GET_NEWEST, _columns_of(key))
-        return self._select(GET_VERSION, (*_columns_of(key), *version))
+            return self._select(GET_NEWEST, columns_of(key))
+        return self._select(GET_VERSION, (*columns_of(key), *version))
 
     def _get_each(self, keys: tuple[Key, ...]) -> list[StoredRecord | None]:
         found = [self._get(key, None) for key in keys]
@@ -464,11 +507,11 @@ class SqliteStore:
 
     def _select(self, statement: str, bindings: Any) -> list[StoredRecord]:
         with self._refusing_malformed():
-            return [_stored(*row) for row in self._execute(statement, bindings)]
+            return [stored_of(*row) for row in self._execute(statement, bindings)]
 
     def _select_proofs(self, limit: int) -> list[EquivocationProof]:
         with self._refusing_malformed():
-            return [_proof(*row) for row in self._execute(PROOFS, (limit,))]
+            return [proof_of(*row) for row in self._execute(PROOFS, (limit,))]
 
     @contextlib.contextmanager
     def _refusing_malformed(self) -> Generator[None]:
@@ -517,41 +560,3 @@ class SqliteStore:
                 for key in self._execute(EXPIRED_NEWEST, (expired_ns, PRUNE_RECORDS_MAX)):
                     self._execute(DELETE_KEY, key)
             return self._connection.total_changes() - before
-
-
-def _columns_of(key: Key) -> tuple[bytes, str, bytes, bytes]:
-    return key.group, key.kind, key.subject, key.topic
-
-
-def _stored(
-    revision: int,
-    kind: str,
-    group: bytes,
-    subject: bytes,
-    topic: bytes,
-    era: int,
-    sequence: int,
-    expires_ns: int,
-    epoch: int,
-    country: str,
-    asn: int,
-    envelope: bytes,
-) -> StoredRecord:
-    version = Version(era, sequence)
-    return StoredRecord(revision, Record(Kind(kind), group, NodeId(subject), version, expires_ns, envelope, epoch, country, asn, topic))
-
-
-def _proof(
-    kind: str,
-    group: bytes,
-    subject: bytes,
-    topic: bytes,
-    era: int,
-    sequence: int,
-    held: bytes,
-    held_expires_ns: int,
-    other: bytes,
-    other_expires_ns: int,
-) -> EquivocationProof:
-    filed = (Kind(kind), group, NodeId(subject), Version(era, sequence))
-    return EquivocationProof(Record(*filed, held_expires_ns, held, topic=topic), Record(*filed, other_expires_ns, other, topic=topic))

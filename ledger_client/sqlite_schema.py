@@ -87,7 +87,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COLUMNS = "revision, kind, grp, subject, topic, era, sequence, expires_ns, epoch, country, asn, envelope"
 OF_KEY = "grp = ? AND kind = ? AND subject = ? AND topic = ?"
 GET_NEWEST = f"SELECT {COLUMNS} FROM records WHERE {OF_KEY} AND is_newest = 1"  # noqa: S608
-GET_NEWEST_VERSION = f"SELECT era, sequence FROM records WHERE {OF_KEY} AND is_newest = 1"  # noqa: S608
+GET_NEWEST_VERSION = f"SELECT grp, kind, subject, topic, era, sequence FROM records WHERE {OF_KEY} AND is_newest = 1"  # noqa: S608
 GET_VERSION = f"SELECT {COLUMNS} FROM records WHERE {OF_KEY} AND era = ? AND sequence = ?"  # noqa: S608
 HISTORY = f"SELECT {COLUMNS} FROM records WHERE {OF_KEY} ORDER BY era DESC, sequence DESC LIMIT ?"  # noqa: S608
 ABOVE = f"SELECT {COLUMNS} FROM records WHERE revision > ? ORDER BY revision LIMIT ?"  # noqa: S608

@@ -17,6 +17,7 @@ import trio
 from srwan.errors import ConfigError
 from srwan.ledger_client.sqlite import SqliteStore
 from srwan.ledger_client.store import RecordStore
+from srwan.ledger_client.verify_pool import VerifyPool
 
 if TYPE_CHECKING:
     from srwan.ledger_client.etcd_gateway import EtcdSettings
@@ -29,26 +30,30 @@ _REMEDY = 'write "etcd:http://HOST:2379,http://HOST:2379" and, if needed, "?pref
 
 
 @asynccontextmanager
-async def open_store_at(where: str, *, is_read_only: bool = False) -> AsyncIterator[RecordStore]:
+async def open_store_at(where: str, *, is_read_only: bool = False, verify_processes: int = 0) -> AsyncIterator[RecordStore]:
     """Open a store for the duration of the block.
 
     Args:
         where: a path, or "etcd:" and client URLs.
         is_read_only: of a file: change nothing, create nothing. A cluster knows no such thing.
+        verify_processes: of a file: processes in which large batches are checked (`VerifyPool`), 0..PROCESSES_MAX. 0: threads do it.
 
     Raises:
         ConfigError: malformed. StoreUnavailable: it cannot be opened; says what to do.
     """
     store: RecordStore
+    verifier = VerifyPool(verify_processes) if verify_processes else None
     if where.startswith(ETCD_PREFIX):
         store = await _open_etcd(where)
     else:
-        store = await SqliteStore.open(_path_of(where, is_read_only=is_read_only), is_read_only=is_read_only)
+        store = await SqliteStore.open(_path_of(where, is_read_only=is_read_only), is_read_only=is_read_only, verifier=verifier)
     try:
         yield store
     finally:
         with trio.CancelScope(shield=True):
             await store.aclose()
+            if verifier is not None:
+                await verifier.aclose()
 
 
 def _path_of(where: str, *, is_read_only: bool) -> Path:

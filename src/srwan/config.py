@@ -18,6 +18,7 @@ import attrs
 from srwan.errors import ConfigError
 from srwan.kernel_config import KERNEL_KEYS, KernelSettings, kernel_settings
 from srwan.offer_config import OFFER_KEYS, OfferSettings, make_offer_settings
+from srwan.setting import flag_of, path_of
 from srwan.settlement_config import SETTLEMENT_KEYS, WALLET_KEYS, SettlementSettings, WalletSettings, settlement_settings, wallet_settings
 from srwan.tun_config import TUN_KEYS, TunConfig, make_tun_config
 from srwan.types import GeoAsn, UdpAddress
@@ -148,12 +149,6 @@ def _text(key: str, value: Any, *, characters_min: int, characters_max: int) -> 
     return value
 
 
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(key, f"{value!r} is not usable", "give true or false")
-    return value
-
-
 def _data_plane(key: str, value: Any) -> str:
     if value not in DATA_PLANES:
         raise ConfigError(key, f"{value!r} is not usable", f"give one of {', '.join(DATA_PLANES)}")
@@ -167,15 +162,7 @@ def _number(key: str, value: Any, low: float, high: float) -> float:
 
 
 def _store(key: str, value: Any) -> Path | str | None:
-    return value if isinstance(value, str) and value.startswith("etcd:") else _path(key, value)
-
-
-def _path(key: str, value: Any) -> Path | None:
-    if value is None or isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\x00" in value:
-        raise ConfigError(key, f"{value!r} is not usable", "give a path")
-    return Path(value).expanduser()
+    return value if isinstance(value, str) and value.startswith("etcd:") else path_of(key, value)
 
 
 def _address(key: str, value: Any) -> UdpAddress:
@@ -225,19 +212,19 @@ def _location(values: Mapping[str, Any]) -> GeoAsn:
 _FIELDS: dict[str, tuple[str, Any]] = {
     "network": ("network", lambda key, value: _text(key, value, characters_min=1, characters_max=64)),
     "name": ("name", lambda key, value: _text(key, value, characters_min=0, characters_max=NAME_CHARACTERS_MAX)),
-    "state_dir": ("state_dir", _path),
+    "state_dir": ("state_dir", path_of),
     "udp": ("udp", _addresses),
     "control": ("control", _address),
     "announce": ("announce", _announce),
     "bootstrap": ("bootstrap", _bootstrap),
-    "roles.relay": ("is_relay", _flag),
-    "roles.introducer": ("is_introducer", _flag),
+    "roles.relay": ("is_relay", flag_of),
+    "roles.introducer": ("is_introducer", flag_of),
     "pulse.period_s": ("pulse_period_s", lambda key, value: _number(key, value, 0.5, 60)),
     "report.interval_s": ("report_interval_s", lambda key, value: _number(key, value, 1, 60)),
     "join.lone_after_s": ("lone_after_s", lambda key, value: _number(key, value, 0, 300)),
     "ditex.path": ("ditex", _store),
     "ditex.peers": ("ditex_peers", _bootstrap),
-    "ditex.serve": ("is_ditex_served", _flag),
+    "ditex.serve": ("is_ditex_served", flag_of),
     "data_plane": ("data_plane", _data_plane),
 }
 _LOCATION_KEYS = ("location.country", "location.lat", "location.lon", "location.asn")

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.setting import flag_of
 from srwan.types import NodeId
 
 __all__ = ["KERNEL_KEYS", "Circuit", "Delivery", "HmacKey", "KernelPeer", "KernelSettings", "kernel_settings", "read_hmac_key"]
@@ -180,12 +181,6 @@ def _list_of(read: Callable[[str], Any], remedy: str) -> Callable[[str, Any], An
     return check
 
 
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _bad(key, value, "give true or false")
-    return value
-
-
 def _file(key: str, value: Any) -> Path:
     if not isinstance(value, (str, Path)) or not str(value) or "\x00" in str(value):
         raise _bad(key, value, "give a path")
@@ -194,16 +189,16 @@ def _file(key: str, value: Any) -> Path:
 
 _PEER_REMEDY = 'give "NODE_ID@IPV6_ADDRESS" with the 64 hexadecimal digits of a node id'
 _FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "kernel.enabled": ("is_enabled", _flag),
+    "kernel.enabled": ("is_enabled", flag_of),
     "kernel.interfaces": ("interfaces", _list_of(_interface, "give names of network interfaces, not lo")),
     "kernel.peers": ("peers", _list_of(_peer, _PEER_REMEDY)),
     "kernel.borders": ("borders", _list_of(_peer, _PEER_REMEDY)),
     "kernel.deliver": ("deliver", _list_of(_delivery, 'give "dt6:TABLE", "dx4:IPV4_ADDRESS" or "dx6:IPV6_ADDRESS"')),
     "kernel.routes": ("routes", _list_of(_circuit, 'give "PREFIX NODE_ID DELIVERY [CIRCUIT]"; IPv4 is delivered by dx4')),
     "kernel.bills": ("bills", _list_of(_bill, 'give "UPSTREAM_NODE_ID CIRCUIT"')),
-    "kernel.native": ("is_native", _flag),
+    "kernel.native": ("is_native", flag_of),
     "kernel.hmac_key_file": ("hmac_key_file", _file),
-    "kernel.require_hmac": ("is_hmac_required", _flag),
+    "kernel.require_hmac": ("is_hmac_required", flag_of),
 }
 KERNEL_KEYS = tuple(_FIELDS)
 """Keys of the section, dotted."""

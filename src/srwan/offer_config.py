@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.setting import Checks, checked_fields, flag_of, items_of
 
 __all__ = ["DAY_MINUTES", "OFFER_KEYS", "LocalWindow", "OfferSettings", "make_offer_settings", "parse_local_window"]
 
@@ -97,11 +98,7 @@ def make_offer_settings(values: Mapping[str, Any]) -> OfferSettings:
     Raises:
         ConfigError: a value out of its range, or two that contradict each other. Unknown keys are the caller's to refuse.
     """
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        field, check = _FIELDS[key]
-        fields[field] = check(f"offer.{key}", value)
-    settings = OfferSettings(**fields)
+    settings = OfferSettings(**checked_fields("offer", values, _FIELDS))
     if settings.is_anonymous and not settings.bond_microtoken:
         raise ConfigError("offer.bond_microtoken", "is not given with offer.anonymous", "say how much of the escrow stands for the name")
     if not settings.carries and settings.windows:
@@ -125,9 +122,7 @@ def _count(high: int, words: str = "") -> Callable[[str, Any], int]:
 
 
 def _windows(key: str, value: Any) -> tuple[LocalWindow, ...]:
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    if len(items) > WINDOWS_MAX:
-        raise ConfigError(key, f"{len(items)} entries", f"give a list of up to {WINDOWS_MAX}")
+    items = items_of(key, value, WINDOWS_MAX)
     try:
         return tuple(item if isinstance(item, LocalWindow) else parse_local_window(str(item)) for item in items)
     except ValueError as error:
@@ -140,28 +135,22 @@ def _zone(key: str, value: Any) -> str:
     return value
 
 
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(key, f"{value!r} is not usable", "give true or false")
-    return value
-
-
 def _label(key: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > LABEL_CHARACTERS_MAX or not (value.isascii() and (value.isprintable() or not value)):
         raise ConfigError(key, f"{value!r} is not usable", f"give up to {LABEL_CHARACTERS_MAX} printable ASCII characters")
     return value
 
 
-_FIELDS: dict[str, tuple[str, Any]] = {
+_FIELDS: Checks = {
     "price_microtoken_per_gb": ("price_microtoken_per_gb", _price),
     "windows": ("windows", _windows),
     "time_zone": ("time_zone", _zone),
-    "premium": ("is_premium", _flag),
+    "premium": ("is_premium", flag_of),
     "label": ("label", _label),
     "rate_kbps": ("rate_kbps", _count(2**32 - 1)),
     "day_octets": ("day_octets", _count(2**63 - 1)),
     "saved_full_us": ("saved_full_us", _count(10**9)),
-    "anonymous": ("is_anonymous", _flag),
+    "anonymous": ("is_anonymous", flag_of),
     "bond_microtoken": ("bond_microtoken", _count(2**63 - 1)),
 }
 OFFER_KEYS = tuple(f"offer.{key}" for key in _FIELDS)

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.setting import path_of
 
 __all__ = [
     "EMBEDDED",
@@ -153,22 +154,14 @@ def _whole(value_max: int, value_min: int = 0) -> Any:
     return check
 
 
-def _path(key: str, value: Any) -> Path | None:
-    if value is None or isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\x00" in value:
-        raise ConfigError(key, f"{value!r} is not usable", "give a path")
-    return Path(value).expanduser()
-
-
 _SETTLEMENT: dict[str, Any] = {
     "url": _url,
     "contract": _contract,
     "chain_id": _whole(CHAIN_ID_MAX),
     "confirmations": _whole(CONFIRMATIONS_MAX, 1),
-    "journal": _path,
+    "journal": path_of,
 }
-_WALLET: dict[str, Any] = {"keystore": _path, "passphrase_file": _path}
+_WALLET: dict[str, Any] = {"keystore": path_of, "passphrase_file": path_of}
 SETTLEMENT_KEYS = tuple(f"settlement.{key}" for key in _SETTLEMENT)
 """Keys of the section, dotted."""
 WALLET_KEYS = tuple(f"wallet.{key}" for key in _WALLET)

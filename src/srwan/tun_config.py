@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from srwan.errors import ConfigError
+from srwan.setting import Checks, checked_fields, flag_of, items_of
 
 __all__ = ["OVERLAY_MTU_BYTES", "TUN_KEYS", "Interface", "Network", "TunConfig", "TunRoute", "make_tun_config", "parse_route"]
 
@@ -92,11 +93,7 @@ def make_tun_config(values: Mapping[str, Any]) -> TunConfig:
     Raises:
         ConfigError: a value out of its range, or two that contradict each other. Unknown keys are the caller's to refuse.
     """
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        field, check = _FIELDS[key]
-        fields[field] = check(f"tun.{key}", value)
-    config = TunConfig(**fields)
+    config = TunConfig(**checked_fields("tun", values, _FIELDS))
     has_ipv6 = [
         str(each) for each in (*config.addresses, *config.announce, *(route.prefix for route in config.routes)) if each.version == 6
     ]
@@ -114,12 +111,6 @@ def make_tun_config(values: Mapping[str, Any]) -> TunConfig:
     return config
 
 
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(key, f"{value!r} is not usable", "give true or false")
-    return value
-
-
 def _name(key: str, value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value) or value in (".", ".."):
         raise ConfigError(key, f"{value!r} is not usable", "give 1..15 letters, digits, or _ . -")
@@ -132,16 +123,9 @@ def _mtu(key: str, value: Any) -> int:
     return value
 
 
-def _items(key: str, value: Any, count_max: int) -> list[Any]:
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    if len(items) > count_max:
-        raise ConfigError(key, f"{len(items)} entries", f"give a list of up to {count_max}")
-    return items
-
-
 def _addresses(key: str, value: Any) -> tuple[Interface, ...]:
     made = []
-    for item in _items(key, value, ADDRESSES_MAX):
+    for item in items_of(key, value, ADDRESSES_MAX):
         try:
             interface = ipaddress.ip_interface(item)
         except ValueError:
@@ -154,7 +138,7 @@ def _addresses(key: str, value: Any) -> tuple[Interface, ...]:
 
 def _networks(key: str, value: Any) -> tuple[Network, ...]:
     made: list[Network] = []
-    for item in _items(key, value, ROUTES_MAX):
+    for item in items_of(key, value, ROUTES_MAX):
         try:
             made.append(ipaddress.ip_network(item))
         except ValueError as error:
@@ -165,7 +149,7 @@ def _networks(key: str, value: Any) -> tuple[Network, ...]:
 
 def _routes(key: str, value: Any) -> tuple[TunRoute, ...]:
     made: list[TunRoute] = []
-    for item in _items(key, value, ROUTES_MAX):
+    for item in items_of(key, value, ROUTES_MAX):
         try:
             made.append(item if isinstance(item, TunRoute) else parse_route(item if isinstance(item, str) else repr(item)))
         except ValueError as error:
@@ -175,7 +159,7 @@ def _routes(key: str, value: Any) -> tuple[TunRoute, ...]:
 
 
 def _via(key: str, value: Any) -> tuple[str, ...]:
-    nodes = _items(key, value, VIA_MAX)
+    nodes = items_of(key, value, VIA_MAX)
     if not all(isinstance(node, str) and NODE.fullmatch(node) for node in nodes) or len(set(nodes)) != len(nodes):
         raise ConfigError(key, f"{value!r} is not usable", f"give up to {VIA_MAX} different node ids or names")
     return tuple(nodes)
@@ -189,16 +173,16 @@ def _check_networks(key: str, networks: list[Network]) -> None:
             raise ConfigError(key, f"{network} cannot be routed", "give unicast networks")
 
 
-_FIELDS: dict[str, tuple[str, Any]] = {
-    "enabled": ("is_enabled", _flag),
+_FIELDS: Checks = {
+    "enabled": ("is_enabled", flag_of),
     "name": ("name", _name),
     "addresses": ("addresses", _addresses),
     "routes": ("routes", _routes),
     "announce": ("announce", _networks),
-    "host": ("is_host", _flag),
+    "host": ("is_host", flag_of),
     "via": ("via", _via),
     "mtu": ("mtu_bytes", _mtu),
-    "mss_clamp": ("is_mss_clamped", _flag),
+    "mss_clamp": ("is_mss_clamped", flag_of),
 }
 TUN_KEYS = tuple(f"tun.{key}" for key in _FIELDS)
 """Keys of the section, dotted."""

@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import trio
 
 from srwan.cli import main
 from srwan.gossip.report import Report
+from srwan.gossip.reporter import epoch_of
 from srwan.gossip.row import Row, SignedRow, encode_owl, seal_row
 from srwan.identity import Identity
 from srwan.ledger_client.accounting.receipt import Receipt
+from srwan.ledger_client.complaint import complaint_of
 from srwan.ledger_client.market.offer import Offer
 from srwan.ledger_client.publish import records_of_report
-from srwan.ledger_client.record import Record, Version
+from srwan.ledger_client.record import Kind, Record, Version
 from srwan.ledger_client.report import NS_PER_S
 from srwan.ledger_client.settlement.signing import Address
 from srwan.ledger_client.sqlite import SqliteStore
@@ -77,9 +80,10 @@ def certificate_of(index: int, wall_ns: int) -> bytes:
     ).seal(identity)
 
 
-def publication(seq: int, wall_ns: int) -> list[Record]:
+def publication(seq: int, wall_ns: int, *, epoch: int = 5, without: str = "") -> list[Record]:
     roster = tuple(identity.node_id for identity in IDENTITIES)
-    report = Report(GROUP, 5, seq, roster[0], roster, ROSTER_DIGEST, tuple(rows_of(seq, wall_ns)))
+    rows = tuple(row for row, name in zip(rows_of(seq, wall_ns), NAMES, strict=True) if name != without)
+    report = Report(GROUP, epoch, seq, roster[0], roster, ROSTER_DIGEST, rows)
     certificates = {identity.node_id: certificate_of(index, wall_ns) for index, identity in enumerate(IDENTITIES)}
     return list(records_of_report(report, IDENTITIES[0], certificates=certificates, wall_ns=wall_ns).records)
 
@@ -221,6 +225,79 @@ def test_show_still_takes_a_path(store: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(NAMES) == sorted(shown["groups"][0]["names"])
 
 
+def store_with(path: Path, *batches: list[Record], wall_ns: int) -> Path:
+    async def fill() -> None:
+        async with await SqliteStore.open(path) as opened:
+            for batch in batches:
+                assert not (await opened.put_many(batch, wall_ns)).refused
+
+    trio.run(fill)
+    return path
+
+
+def test_show_tells_whom_the_report_leaves_out_what_is_not_held_and_who_complains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wall_ns = time.time_ns()
+    epoch = epoch_of(wall_ns)
+    first = publication(1, wall_ns, epoch=epoch, without="vilnius")
+    second = publication(2, wall_ns, epoch=epoch, without="vilnius")
+    vilnius = rows_of(1, wall_ns)[3]
+    row = Record.of_row(vilnius.node_id, vilnius.content, group=GROUP, expires_ns=wall_ns + 900 * NS_PER_S)
+    complaint = complaint_of(first[-1], row, wall_ns=wall_ns).record(IDENTITIES[3])
+    berlin = next(record for record in second if (record.kind, record.subject) == (Kind.ROW, IDENTITIES[1].node_id))
+    held = [record for record in second if record is not berlin]
+    first = [record for record in first if record.key != berlin.key]
+    store = store_with(tmp_path / "ditex.sqlite", first, held, [row, complaint], wall_ns=wall_ns)
+
+    assert 0 == main(["ditex", "show", str(store), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    (group,) = shown["groups"]
+    assert (2, [str(IDENTITIES[3].node_id)], [str(IDENTITIES[1].node_id)], []) == (
+        group["sequence"],
+        group["left_out"],
+        group["not_held"],
+        group["unlisted"],
+    )
+    told = {
+        "reporter": str(IDENTITIES[0].node_id),
+        "reporter_name": "frankfurt",
+        "complainant": str(IDENTITIES[3].node_id),
+        "complainant_name": "vilnius",
+        "epoch": epoch,
+        "is_in_roster": True,
+        "is_of_this_report": False,
+    }
+    assert ([told], 0) == (group["complaints"], shown["unproven_complaints"])
+    main(["ditex", "show", str(store)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [
+        "left out by the report: vilnius",
+        "named by the report, not in this store: berlin",
+        "frankfurt left out vilnius: 1 complaint",
+    ] == lines[3:6]
+
+
+def test_show_of_a_whole_report_tells_of_no_gap(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ditex", "show", str(store), "--json"])
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert [[], [], [], []] == [group[key] for key in ("left_out", "not_held", "unlisted", "complaints")]
+
+
+def test_a_complaint_counts_until_it_expires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wall_ns = time.time_ns()
+    records = publication(1, wall_ns, epoch=epoch_of(wall_ns), without="vilnius")
+    vilnius = rows_of(1, wall_ns)[3]
+    row = Record.of_row(vilnius.node_id, vilnius.content, group=GROUP, expires_ns=wall_ns + 900 * NS_PER_S)
+    then_ns = wall_ns - 31 * 86_400 * NS_PER_S
+    complaint = complaint_of(records[-1], row, wall_ns=then_ns).record(IDENTITIES[3])
+    store = store_with(tmp_path / "ditex.sqlite", records, wall_ns=wall_ns)
+    store_with(store, [complaint], wall_ns=then_ns)
+
+    main(["ditex", "show", str(store), "--json"])
+    assert [] == json.loads(capsys.readouterr().out)["groups"][0]["complaints"]
+
+
 # --- history, watch, export ---
 
 
@@ -298,8 +375,8 @@ def test_parquet_without_pyarrow_says_what_to_install(ditex: Callable[..., Any],
 class Server:
     """A server process and the JSON lines it prints."""
 
-    def __init__(self, folder: Path, *peers: str) -> None:
-        arguments = ["--control", "127.0.0.1:0", "--state-dir", str(folder), "--period", "0.3", "--json"]
+    def __init__(self, folder: Path, *peers: str, options: tuple[str, ...] = ()) -> None:
+        arguments = ["--control", "127.0.0.1:0", "--state-dir", str(folder), "--period", "0.3", "--json", *options]
         for peer in peers:
             arguments += ["--peer", peer]
         command = [sys.executable, "-m", "srwan", "ditex", "serve", *arguments]
@@ -364,6 +441,50 @@ def test_records_put_into_one_of_three_server_processes_arrive_at_the_others(ser
     assert first == second == third
     for server, by in zip(servers[::-1], (signal.SIGTERM, signal.SIGINT, signal.SIGTERM), strict=True):
         assert (0, "") == server.stop(by)
+
+
+def many_rows(wall_ns: int) -> list[Record]:
+    """The same four rows in 40 groups."""
+    rows = list(zip(rows_of(1, wall_ns), IDENTITIES, strict=True))
+    made: list[Record] = []
+    for number in range(40):
+        group, expires_ns = bytes([number]) * 32, wall_ns + 900 * NS_PER_S
+        signed = [seal_row(row.row, identity, group) for row, identity in rows]
+        made += [Record.of_row(row.node_id, row.content, group=group, expires_ns=expires_ns) for row in signed]
+    return made
+
+
+def test_a_server_checks_many_records_in_as_many_processes_as_told_which_end_with_it(tmp_path: Path) -> None:
+    wall_ns = time.time_ns()
+
+    async def publish() -> int:
+        (tmp_path / "0").mkdir()
+        async with await SqliteStore.open(tmp_path / "0" / "ditex.sqlite") as store:
+            return (await store.put_many(many_rows(wall_ns), wall_ns)).stored
+
+    assert 160 == trio.run(publish)
+    started = [Server(tmp_path / "0")]
+    try:
+        multiaddr = started[0].wait_for("up")["multiaddr"]
+        for processes in (0, 2):
+            server = Server(tmp_path / f"with {processes}", multiaddr, options=("--verify-processes", str(processes)))
+            started.append(server)
+            assert 160 == server.wait_for("synced", lambda line: line["stored"] > 0)["stored"]
+            workers = psutil.Process(server.process.pid).children()
+            assert processes == len(workers)
+            assert (0, "") == server.stop(signal.SIGTERM)
+            assert not any(worker.is_running() for worker in workers)
+    finally:
+        for server in started:
+            server.process.kill()
+            server.process.communicate()
+
+
+@pytest.mark.parametrize("processes", ["-1", "65", "two"])
+def test_a_number_of_processes_out_of_range_is_refused(processes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["ditex", "serve", "--state-dir", "here", "--verify-processes", processes])
+    assert "--verify-processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

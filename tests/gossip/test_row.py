@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from srwan.gossip.row import (
     loss_share,
     open_row,
     seal_row,
+    version_of_row,
 )
 from srwan.identity import Identity
 from srwan.overlay.frame import CONTENT_BYTES_MAX
@@ -160,6 +163,27 @@ def test_well_formed_lengths_decode_and_encode_to_the_same_bytes(n: int, is_desc
     row = Row.decode(NodeId(bytes(32)), body)
     assert body == row.encode()
     assert n == len(row.owl) == len(row.jitter) == len(row.loss)
+
+
+@given(
+    st.sampled_from([0x10, 0x11, 0x12, 0x20]),
+    st.integers(0, 129),
+    st.sampled_from([3, 7, 8]),
+    st.sampled_from([b"\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff", b"\x01" * 12, b"\x01" * 8 + b"\xff\xff\x01\x01"]),
+    st.binary(min_size=46, max_size=46),
+)
+def test_the_version_is_read_of_just_what_decodes(first: int, count: int, entry_bytes: int, clock: bytes, noise: bytes) -> None:
+    body = bytes([first, noise[0], noise[1], count]) + noise[:12] + bytes(4) + noise[12:22] + bytes(6) + noise[22:46] + clock
+    body += bytes(count * entry_bytes)
+    assert outcome_of(lambda: version_of_row(body)) == outcome_of(lambda: attrgetter("boot", "seq")(Row.decode(SIGNER.node_id, body)))
+
+
+def outcome_of(call: Callable[[], Any]) -> Any:
+    """What is returned, or what is raised in its place."""
+    try:
+        return call()
+    except DecodeError as error:
+        return str(error), error.reason
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-300, 300)), min_size=1, max_size=100), st.floats(-3e6, 3e6))

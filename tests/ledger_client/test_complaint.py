@@ -114,6 +114,7 @@ async def test_readers_show_who_was_left_out(
     (group,) = contents.groups
 
     assert [identities[2].node_id] == [omission.complainant for omission in group.omissions]
+    assert (group.omissions, identities[2].node_id in group.left_out) == (group.complaints, True)
     assert (1, {}) == (contents.unproven, contents.refused)
 
 

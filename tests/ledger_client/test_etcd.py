@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import datetime as dt
+import ipaddress
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -17,6 +18,10 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from srwan.errors import StaleRecord, StoreUnavailable
 from srwan.ledger_client import etcd
@@ -424,13 +429,26 @@ async def test_users_and_passwords(start_etcd: Callable[[int], Any], make_row: M
         assert [1, 2] == [each.revision for each in await store.watch(0)]
 
 
+def write_certificate(certificate: Path, key: Path) -> None:
+    """Make a certificate for 127.0.0.1, signed by itself and good for a day."""
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.UTC)
+    built = x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=secret.public_key())
+    built = built.serial_number(x509.random_serial_number())
+    built = built.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate.write_bytes(built.sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key.write_bytes(secret.private_bytes(*form))
+
+
 @pytest.fixture
 def settings_of_tls_member(tmp_path: Path) -> Iterator[EtcdSettings]:
     """A member that shows a certificate and asks for one."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    asked = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=test"]
-    asked += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", "req", *asked], check=True, capture_output=True)
+    write_certificate(certificate, key)
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     client, peer = (f"//127.0.0.1:{each.getsockname()[1]}" for each in sockets)
     for each in sockets:
@@ -447,7 +465,6 @@ def settings_of_tls_member(tmp_path: Path) -> Iterator[EtcdSettings]:
         process.wait()
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 async def test_members_and_clients_show_certificates(settings_of_tls_member: EtcdSettings, make_row: Make, wall_ns: int) -> None:
     known = settings_of_tls_member
     async with await EtcdStore.open(known, deadline_s=20) as store:

@@ -9,22 +9,31 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import trio
 
 from srwan.gossip.clock_fit import recovered_ms
+from srwan.ledger_client.complaint import Omission
 from srwan.ledger_client.exchange.open_store import open_store_at
 from srwan.ledger_client.read import DitexContents, GroupContents, read_matrix
 from srwan.ledger_client.record import Kind
+from srwan.ledger_client.verify_pool import PROCESSES_DEFAULT_MAX, PROCESSES_MAX
 from srwan.publisher import member_name
 from srwan.sole_error import sole_error
+from srwan.types import NodeId
 
 __all__ = ["add_arguments", "run"]
 
 STORE = "path of an SQLite file, or etcd:http://HOST:2379,http://HOST:2379"
+PROCESSES = (
+    f"check signatures in so many processes of their own, 0..{PROCESSES_MAX} (as many as cores, {PROCESSES_DEFAULT_MAX} at most, of one: 0)"
+)
 LIMIT = 100
+COMPLAINTS_SHOWN_MAX = 10
+"""Lines of complaints about the reporters of a group: whoever is in no roster may complain as well, and of every report."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +75,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--peers-only", action="store_true", help="answer the given peers only")
     serve.add_argument("--state-dir", metavar="FOLDER", help="identity and, without --store, the records (none: a new identity each start)")
     serve.add_argument("--period", type=_seconds, default=10.0, metavar="SECONDS", help="between two sessions with a peer (10)")
+    serve.add_argument("--verify-processes", type=_processes, metavar="N", help=PROCESSES)
     serve.add_argument("-v", "--verbose", action="count", default=0, help="log more")
 
 
@@ -89,6 +99,13 @@ def _count(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text} is not in 1..1000000")
+    return number
+
+
+def _processes(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= PROCESSES_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..{PROCESSES_MAX}")
     return number
 
 
@@ -132,21 +149,43 @@ def _as_json(contents: DitexContents) -> dict[str, Any]:
         "verified": contents.verified,
         "refused": dict(contents.refused),
         "equivocations": contents.equivocations,
+        "unproven_complaints": contents.unproven,
         "groups": [_group_as_json(group) for group in contents.groups],
+    }
+
+
+def _name(group: GroupContents, node: NodeId) -> str:
+    return member_name(group.nodes[node]) if node in group.nodes else str(node)[:12]
+
+
+def _complaint_as_json(group: GroupContents, omission: Omission) -> dict[str, Any]:
+    return {
+        "reporter": str(omission.reporter),
+        "reporter_name": _name(group, omission.reporter),
+        "complainant": str(omission.complainant),
+        "complainant_name": _name(group, omission.complainant),
+        "epoch": omission.epoch,
+        "is_in_roster": omission.is_in_roster,
+        "is_of_this_report": omission in group.omissions,
     }
 
 
 def _group_as_json(group: GroupContents) -> dict[str, Any]:
     matrix = group.matrix()
-    names = [member_name(group.nodes[node]) if node in group.nodes else str(node)[:12] for node in matrix.roster]
+    names = [_name(group, node) for node in matrix.roster]
     report = group.report
     return {
         "group": report.group.hex(),
         "epoch": report.epoch,
         "sequence": report.sequence,
-        "reporter": names[matrix.roster.index(report.reporter)] if report.reporter in matrix.roster else str(report.reporter)[:12],
+        "reporter": _name(group, report.reporter),
         "is_expired": group.is_expired,
+        "is_entitled": group.is_entitled,
         "rows": len(group.rows),
+        "left_out": [str(node) for node in group.left_out],
+        "not_held": [str(node) for node in group.missing],
+        "unlisted": [str(node) for node in group.unlisted],
+        "complaints": [_complaint_as_json(group, omission) for omission in group.complaints],
         "members": [str(node) for node in matrix.roster],
         "names": names,
         "raw_ms": _plain(matrix.owl_ms),
@@ -158,12 +197,37 @@ def _plain(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> list[list[float | N
     return [[round(float(value), 2) if np.isfinite(value) else None for value in row] for row in matrix]
 
 
+def _gaps(group: dict[str, Any]) -> list[str]:
+    """Say what the report leaves out, what the store lacks of it, and who complains of the group's reporters."""
+    named = dict(zip(group["members"], group["names"], strict=True))
+    lines = [] if group["is_entitled"] else ["the reporter was not elected"]
+    sentences = {
+        "left_out": "left out by the report",
+        "not_held": "named by the report, not in this store",
+        "unlisted": "not in the roster",
+    }
+    for key, sentence in sentences.items():
+        if group[key]:
+            lines.append(f"{sentence}: {', '.join(named.get(node, node[:12]) for node in group[key])}")
+    counted = Counter(
+        (each["reporter_name"], each["complainant_name"], "" if each["is_in_roster"] else ", whom it did not name")
+        for each in group["complaints"]
+    )
+    for (reporter, complainant, remark), count in counted.most_common(COMPLAINTS_SHOWN_MAX):
+        lines.append(f"{reporter} left out {complainant}{remark}: {count} complaint{'s' * (count != 1)}")
+    if len(counted) > COMPLAINTS_SHOWN_MAX:
+        lines.append(f"and {len(counted) - COMPLAINTS_SHOWN_MAX} more who complain; --json shows all")
+    return lines
+
+
 def _print(shown: dict[str, Any]) -> None:
     write = sys.stdout.write
     write(f"{shown['records']} records, {shown['verified']} verified, refused {shown['refused'] or 'none'}\n")
     for group in shown["groups"]:
         write(f"\ngroup {group['group'][:16]}, epoch {group['epoch']}, report {group['sequence']} by {group['reporter']}, ")
         write(f"{group['rows']} rows\n")
+        for line in _gaps(group):
+            write(f"{line}\n")
         write("one-way latency in ms, from row to column, clock offsets estimated out\n")
         width = max(map(len, group["names"]), default=0)
         for name, row in zip(group["names"], group["owl_ms"], strict=True):

@@ -24,6 +24,7 @@ from srwan.ledger_client.exchange.answers import WorkRates
 from srwan.ledger_client.exchange.open_store import open_store_at
 from srwan.ledger_client.exchange.peer_address import parse_peer
 from srwan.ledger_client.exchange.service import ExchangeConfig, ExchangeService, PeerSynced, RecordsReceived, SyncFailed
+from srwan.ledger_client.verify_pool import default_processes
 from srwan.overlay.rendezvous import best_value, is_valid_value
 from srwan.overlay.transport import ControlAddress
 from srwan.sole_error import sole_error
@@ -42,6 +43,7 @@ class _Settings:
     peers: tuple[ControlAddress, ...]
     identity: Identity
     config: ExchangeConfig
+    verify_processes: int
     as_json: bool
 
 
@@ -71,7 +73,8 @@ def _checked(options: argparse.Namespace) -> _Settings:
     if store is None:
         raise ConfigError("--store", "nowhere to keep the records", "give --store or --state-dir")
     config = ExchangeConfig(period_s=options.period, rates=rates)
-    return _Settings(store, control, tuple(options.announce), peers, identity, config, options.json)
+    processes = default_processes() if options.verify_processes is None else options.verify_processes
+    return _Settings(store, control, tuple(options.announce), peers, identity, config, processes, options.json)
 
 
 async def _serve(settings: _Settings) -> None:
@@ -88,7 +91,7 @@ async def _run_server(settings: _Settings) -> None:
 
     clock = Clock()
     async with (
-        open_store_at(settings.store) as store,
+        open_store_at(settings.store, verify_processes=settings.verify_processes) as store,
         open_libp2p(
             settings.identity,
             settings.control,
