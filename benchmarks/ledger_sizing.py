@@ -413,7 +413,7 @@ def run(options: argparse.Namespace | None = None) -> dict[str, Any]:
         options: of `main`; None, or a namespace that lacks some, takes the defaults.
     """
     given = {} if options is None else {name: value for name, value in vars(options).items() if value is not None}
-    options = argparse.Namespace(**{**vars(_parser().parse_args([])), **given})
+    options = _parser().parse_args([], argparse.Namespace(**given))  # what the namespace has stays; the rest gets its default
     if options.quick:
         options.sizing_tree, options.sizing_records, options.sizing_etcd_records, options.repetitions = 20_000, 2_000, 500, 1
     rng = random.Random(5)

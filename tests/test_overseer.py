@@ -23,6 +23,7 @@ from srwan.ledger_client.statement import MARKET_GROUP, Statement
 from srwan.ledger_client.store import Query
 from srwan.node import Node
 from srwan.overlay.memory import MemoryNetwork
+from srwan.overseer import LOOK_S
 from srwan.publisher import Publisher
 from srwan.swarm.clocks import TrioClock
 from srwan.swarm.in_memory import open_memory_node
@@ -89,6 +90,30 @@ async def test_a_member_that_reporters_leave_out_complains_and_readers_see_it(au
     (group,) = (await read_matrix(copy, wall_ns=clock.wall_ns())).groups
     assert [c.id] == [omission.complainant for omission in group.omissions]
     assert (True, filed.reporter) == (group.omissions[0].is_in_roster, group.omissions[0].reporter)
+
+
+async def test_a_complaint_takes_two_reports_and_three_looks(
+    autojump_clock: MockClock, store: MemoryStore, record_property: Callable[[str, object], None]
+) -> None:
+    """What docs/attacks.md says of how long readers are misled who heed complaints."""
+    clock = TrioClock()
+    omitted_at: list[float] = []
+    async with open_group("abc", clock) as (a, b, c):
+        await trio.sleep(200)  # nothing counts in the epoch in which a member came, nor in the next one
+        for node, identity in zip((a, b), REPORTERS, strict=True):
+            leave_out = leaving_out(node, identity, store, clock, c)
+
+            async def publish(report: Report, leave_out: Callable[[Report], Awaitable[bool]] = leave_out) -> bool:
+                omitted_at.append(trio.current_time())
+                return await leave_out(report)
+
+            node.gossip.on_report(publish)
+        with trio.fail_after(3600):
+            await next_complaint(c)
+        waited_s = trio.current_time() - omitted_at[0]
+    record_property("complaint_after_s", round(waited_s, 1))
+    assert len(omitted_at) >= 2
+    assert waited_s >= 2 * LOOK_S[0]
 
 
 def deaf(source: UdpAddress, destination: UdpAddress, _data: bytes) -> float | None:

@@ -136,9 +136,7 @@ class EgressAccount:
             RemoteProtocolError: malformed, or not the caller's. Nothing changed.
         """
         try:
-            notice = SessionNotice.decode(data)
-            if notice.plan.consumer != caller:
-                raise BadSignature("a session of another consumer", reason="session-stranger")
+            notice = SessionNotice.decode_from(caller, data)
         except RemoteProtocolError as error:
             self.drops[error.reason] += 1
             raise
@@ -158,6 +156,7 @@ class EgressAccount:
         elif notice.sequence <= session.notice.sequence:
             return Answer("ok")
         else:
+            self._uncover(session_id, session.notice)
             session.notice = notice
         self._cover(session_id, notice)
         self._entries.append(pack(["covers", data]))
@@ -266,14 +265,18 @@ class EgressAccount:
         ]
 
     def _cover(self, session_id: bytes, notice: SessionNotice) -> None:
-        for key in [key for key, owner in self._by_key.items() if owner == session_id and key[1] not in notice.path_tags]:
-            del self._by_key[key]
         for tag in notice.path_tags:
             self._by_key[notice.plan.consumer, tag] = session_id
 
+    def _uncover(self, session_id: bytes, notice: SessionNotice) -> None:
+        """Let go of the tags of a session's last notice that are still its own. Cost: of these only, however many others there are."""
+        for tag in notice.path_tags:
+            if self._by_key.get((notice.plan.consumer, tag)) == session_id:
+                del self._by_key[notice.plan.consumer, tag]
+
     def _forget(self, session_id: bytes) -> None:
         session = self._sessions.pop(session_id)
-        self._by_key = {key: owner for key, owner in self._by_key.items() if owner != session_id}
+        self._uncover(session_id, session.notice)
         self._news.pop(session_id, None)
         self._outbox.drop(("receipt", session.notice.terms.session_id))
         self._entries.append(pack(["done", session_id]))

@@ -13,6 +13,9 @@ payload, from forging frames inside it.
 calls `sync` first. `compact` writes the records that still matter into a new file, waits for the disk, and puts it in place of the old one
 by one rename: either file is complete.
 
+A disk that failed to keep something once may say later that all is well, having dropped what it could not write. So after a failed `sync`
+every other fails, too, until `compact` has written everything anew.
+
 One process at a time: a lock on a file beside it, given back by the system when the process dies.
 
 Source: the rules for write-ahead logs in SQLite's and LevelDB's formats, written anew. Cost: append 4 us and a write; sync some ms.
@@ -20,6 +23,7 @@ Source: the rules for write-ahead logs in SQLite's and LevelDB's formats, writte
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -62,6 +66,8 @@ class Journal:
         self._file = -1
         self._lock = -1
         self._is_dirty = False
+        self._has_failed = False
+        self._is_torn = False
         self._recovered: tuple[bytes, ...] = ()
         self.dropped_bytes = 0
         """Torn tail that was cut off at opening, bytes."""
@@ -99,8 +105,8 @@ class Journal:
 
     @property
     def is_worth_compacting(self) -> bool:
-        """Whether it is four times what the last compaction left, and not small."""
-        return self._size > max(COMPACT_BYTES_MIN, 4 * self._compacted_size)
+        """Whether it is four times what the last compaction left, and not small; or the disk failed, and only that can mend it."""
+        return self._has_failed or self._size > max(COMPACT_BYTES_MIN, 4 * self._compacted_size)
 
     def forget_records(self) -> None:
         """Free the memory of `records` once they were read."""
@@ -117,9 +123,13 @@ class Journal:
             raise LocalProtocolError("the journal is closed")
         frames = self._frames(payloads, self._count)
         try:
+            if self._is_torn:
+                self._cut_off()
             _write_all(self._file, frames)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            with contextlib.suppress(OSError):  # it is tried again before anything is put behind it
+                self._is_torn = True
+                self._cut_off()
             raise self._unavailable(error) from None
         self._size += len(frames)
         self._count += len(payloads)
@@ -127,18 +137,28 @@ class Journal:
         if self._is_each_synced:
             self.sync()
 
+    def _cut_off(self) -> None:
+        """Remove what a failed append left behind the last whole frame."""
+        os.ftruncate(self._file, self._size)
+        self._is_torn = False
+
     def sync(self) -> None:
         """Wait until all that was appended is on the disk; nothing to do costs nothing. May be called from a worker thread.
 
         Raises:
-            StoreUnavailable: the disk failed; what was appended since the last time may be lost with the power.
+            StoreUnavailable: the disk failed, now or before; what was appended since the last success may be lost with the power.
         """
-        if not self._is_dirty or self._file < 0:
+        if self._file < 0:
+            return
+        if self._has_failed:
+            raise StoreUnavailable(str(self._path), "cannot be relied upon since the disk failed", "check the disk and the free space")
+        if not self._is_dirty:
             return
         self._is_dirty = False
         try:
             os.fdatasync(self._file)
         except OSError as error:
+            self._has_failed = True
             raise self._unavailable(error) from None
 
     def compact(self, payloads: Iterable[bytes]) -> None:
@@ -162,7 +182,7 @@ class Journal:
                 os.close(file)
                 raise
             os.close(self._file)
-            self._file, self._is_dirty = file, False
+            self._file, self._is_dirty, self._has_failed, self._is_torn = file, False, False, False
             self._size = self._compacted_size = _HEADER_BYTES + len(frames)
             self._count = len(kept)
             self._sync_folder()
@@ -170,7 +190,11 @@ class Journal:
             raise self._unavailable(error) from None
 
     def close(self) -> None:
-        """Wait for the disk, close and unlock. A second time does nothing."""
+        """Wait for the disk, close and unlock. A second time does nothing.
+
+        Raises:
+            StoreUnavailable: as `sync`; it is closed all the same.
+        """
         try:
             self.sync()
         finally:

@@ -19,12 +19,13 @@ from typing import Final
 
 import attrs
 
-from srwan.errors import DecodeError
+from srwan.errors import BadSignature, DecodeError
 from srwan.ledger_client.accounting.plan import PLAN_BYTES_MAX, PathPlan, are_integers
 from srwan.ledger_client.accounting.receipt import RECEIPT_BYTES_MAX, Receipt
 from srwan.ledger_client.settlement.terms import UINT64_MAX, PathTerms
 from srwan.ledger_client.settlement.ticket import TICKET_BYTES_MAX, PathTicket
 from srwan.ledger_client.validation.claim import terms_of_abi
+from srwan.types import NodeId
 from srwan.wire import pack, unpack
 
 __all__ = ["RECEIPT_PROTOCOL", "SESSION_PROTOCOL", "TICKET_PROTOCOL", "Answer", "SessionNotice", "TicketNotice"]
@@ -69,6 +70,18 @@ class SessionNotice:
     def encode(self) -> bytes:
         """Return it as bytes."""
         return pack([_VERSION, self.terms.abi(), self.plan.encode(), self.sequence, list(self.path_tags)])
+
+    @classmethod
+    def decode_from(cls, caller: NodeId, data: bytes) -> SessionNotice:
+        """Parse a notice that a consumer may only give of its own sessions. For hostile input.
+
+        Raises:
+            LimitExceeded, DecodeError: as `decode`. BadSignature: of a session of another consumer ("session-stranger").
+        """
+        notice = cls.decode(data)
+        if notice.plan.consumer != caller:
+            raise BadSignature("a session of another consumer", reason="session-stranger")
+        return notice
 
     @classmethod
     def decode(cls, data: bytes) -> SessionNotice:

@@ -134,6 +134,8 @@ class _Session:
     filed_at: float = -CLAIM_AGAIN_S
     """When a claim was handed out last."""
     is_throttled: bool = False
+    tags: set[int] = attrs.field(factory=set[int])
+    """Path tags that it covers, of its last notice: those that no other session has."""
 
     @property
     def consumer(self) -> NodeId:
@@ -228,9 +230,7 @@ class RelayAccount:
             RemoteProtocolError: malformed, or not the caller's. Nothing changed.
         """
         try:
-            notice = SessionNotice.decode(data)
-            if notice.plan.consumer != caller:
-                raise BadSignature("a session of another consumer", reason="session-stranger")
+            notice = SessionNotice.decode_from(caller, data)
         except RemoteProtocolError as error:
             self.drops[error.reason] += 1
             raise
@@ -382,7 +382,9 @@ class RelayAccount:
 
     def window(self, consumer: NodeId) -> int:
         """Return how many octets are carried for a consumer on credit."""
-        acknowledged = sum(session.acknowledged() for session in self._sessions.values() if session.consumer == consumer)
+        return self._window(sum(session.acknowledged() for session in self._sessions.values() if session.consumer == consumer))
+
+    def _window(self, acknowledged: int) -> int:
         return min(self._settings.credit_octets + acknowledged // 16, max(self._settings.credit_octets_max, self._settings.credit_octets))
 
     def handle_timer(self, now: float, wall_ns: int, chain_s: int) -> None:
@@ -402,7 +404,10 @@ class RelayAccount:
         for session in self._sessions.values():
             if session.is_open:
                 owed[session.consumer] = owed.get(session.consumer, 0) + self._balance(session)
-        windows = {consumer: self.window(consumer) for consumer in owed}
+        acknowledged: dict[NodeId, int] = {}
+        for session in self._sessions.values():
+            acknowledged[session.consumer] = acknowledged.get(session.consumer, 0) + session.acknowledged()
+        windows = {consumer: self._window(acknowledged[consumer]) for consumer in owed}
         limited: dict[NodeId, set[int]] = {}
         paid: dict[NodeId, set[int]] = {}
         for session in self._sessions.values():
@@ -413,7 +418,7 @@ class RelayAccount:
             is_beyond = owed[session.consumer] > windows[session.consumer] * share
             self._set_throttled(session, is_throttled=is_beyond or is_spent, owed_octets=max(0, owed[session.consumer]))
             tags = limited if session.is_throttled else paid
-            tags.setdefault(session.before, set()).update(tag for _, tag in self._keys_of(session))
+            tags.setdefault(session.before, set()).update(session.tags)
         limits = self._limits_of(limited)
         for node, stranger in list(self._strangers.items()):
             self._judge_stranger(node, stranger, is_charging=is_charging)
@@ -526,20 +531,23 @@ class RelayAccount:
         if stranger is not None:
             stranger.owed_octets = max(0.0, stranger.owed_octets - octets)
 
-    def _keys_of(self, session: _Session) -> list[TagKey]:
-        tags = session.carried.notice.path_tags
-        return [(session.before, tag) for tag in tags if self._by_key.get((session.before, tag)) is session]
-
     def _cover(self, session: _Session, path_tags: tuple[int, ...]) -> None:
-        """Let a session cover these tags and no others; what came on them before is its debt as well."""
-        for key in [key for key, owner in self._by_key.items() if owner is session and key[1] not in path_tags]:
-            del self._by_key[key]
+        """Let a session cover these tags and no others; what came on them before is its debt as well.
+
+        Cost: of its own tags, at every look for each session that is over; never of all that are covered.
+        """
+        for tag in session.tags.difference(path_tags):
+            del self._by_key[session.before, tag]
+            session.tags.discard(tag)
         for tag in path_tags:
             key = (session.before, tag)
             owner = self._by_key.get(key)
             if owner is session or (owner is not None and owner.consumer != session.consumer):
                 continue  # another consumer's, who was first
+            if owner is not None:
+                owner.tags.discard(tag)
             self._by_key[key] = session
+            session.tags.add(tag)
             packets, octets, billable = self._uncovered.pop(key, (0, 0, 0))
             if session.is_open:
                 self._relieve(session.before, billable)

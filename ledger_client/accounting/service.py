@@ -151,6 +151,7 @@ class AccountingService:
         self._chain_at = 0.0
         self._unwritten: list[bytes] = []
         self._disk = trio.Lock()
+        self._is_compacting = False
         self._mail = trio.Event()
         self._work = trio.Event()
         self._commands: deque[OpenSession | CloseSession] = deque()
@@ -252,7 +253,7 @@ class AccountingService:
         self._mail.set()
 
     def _write(self) -> None:
-        if not self._unwritten:
+        if not self._unwritten or self._is_compacting:
             return
         try:
             self._journal.append(*self._unwritten)
@@ -267,26 +268,33 @@ class AccountingService:
         Raises:
             StoreUnavailable: it cannot be written now.
         """
-        self._write()
-        if self._unwritten:
-            raise StoreUnavailable("journal", "cannot be written", "free some space")
         async with self._disk:
+            self._write()
+            if self._unwritten:
+                raise StoreUnavailable("journal", "cannot be written", "free some space")
             await trio.to_thread.run_sync(self._journal.sync)
 
     async def _compact(self) -> None:
+        """Write the journal anew, in a thread; what is to be written meanwhile waits, and so does whoever wants it written."""
         async with self._disk:
             entries = [_PAYER + entry for entry in self.payer.snapshot()] + [_EGRESS + entry for entry in self.egress.snapshot()]
             if self.relay is not None:
                 entries += [_RELAY + entry for entry in self.relay.snapshot()]
+            self._is_compacting = True
             try:
-                self._journal.compact(entries)
+                await trio.to_thread.run_sync(self._journal.compact, entries)
             except StoreUnavailable as error:
                 log.warning("the journal of accounting was not compacted: %s", error)
+            finally:
+                self._is_compacting = False
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
     async def _serve_session(self, caller: NodeId, body: bytes) -> bytes:
         chain_s = self.chain_s()
+        if self._address_of(caller) is None:  # the table of sessions is for members: who is none carries nothing over us
+            self.egress.drops["session-outsider"] += 1
+            raise RemoteProtocolError(f"{caller!r} is no member of the group", reason="session-outsider")
         try:
             is_egress = SessionNotice.decode(body).plan.egress == self._node_id
         except RemoteProtocolError as error:
@@ -341,10 +349,13 @@ class AccountingService:
         async with limiter:
             answer = await self._request(message)
         now = self._clock.now()
-        if answer is None or (answer.word == "pending" and message.protocol == TICKET_PROTOCOL):
-            self._outbox.failed(message, now)
+        is_ticket_untaken = answer is not None and message.protocol == TICKET_PROTOCOL and answer.word in ("pending", "session")
+        if answer is None or is_ticket_untaken:
+            self._outbox.failed(message, now)  # who never knows the session gets its ticket with growing pauses, not at once again
+        else:
+            self._outbox.succeeded(message, now)
+        if answer is None:
             return
-        self._outbox.succeeded(message, now)
         self.payer.answered(message, answer, now)
         try:
             self.egress.answered(message, answer)

@@ -15,7 +15,8 @@ A price is what a session that is opened now would cost, so it is None - this re
   of it is left;
 - the offer expired and was not renewed, until it is forgotten a day later;
 - the listing is anonymous, and the seller's bond is not covered, or it did not answer under its key;
-- a member has not answered yet whether it has an offer.
+- a member has not answered yet whether it has an offer; but to who takes free relays only (`are_unknown_free`) it is free until then, for
+  a second or so, in which he uses up a part of the credit that every relay gives.
 
 A member that has no offer, or cannot be asked, is free: nothing can be charged without a session.
 
@@ -116,13 +117,23 @@ class OfferBook:
         rng: for the spread of requests.
         domain: of the settlement, for the bonds of anonymous sellers; None: anonymous offers are not used.
         bond_min_microtoken: least bond of an anonymous seller, microtokens.
+        are_unknown_free: whether members that have not answered yet are free, rather than not to be used.
     """
 
-    def __init__(self, node_id: NodeId, rng: Random, *, domain: SettlementDomain | None = None, bond_min_microtoken: int = 1) -> None:
+    def __init__(
+        self,
+        node_id: NodeId,
+        rng: Random,
+        *,
+        domain: SettlementDomain | None = None,
+        bond_min_microtoken: int = 1,
+        are_unknown_free: bool = False,
+    ) -> None:
         self._node_id = node_id
         self._rng = rng
         self._domain = domain
         self._bond_min = bond_min_microtoken
+        self._are_unknown_free = are_unknown_free
         self._entries: OrderedDict[NodeId, _Entry] = OrderedDict()
         self._members: dict[NodeId, _Member] = {}
         self._escrows: dict[Address, int] = {}
@@ -134,6 +145,11 @@ class OfferBook:
         """Return the newest offer of a seller, in force or not; None if none is known."""
         entry = self._entries.get(node)
         return None if entry is None else entry.offer
+
+    def is_known(self, node: NodeId) -> bool:
+        """Say whether a router's offer is held, or it was asked as a member and has none, or could not be asked."""
+        member = self._members.get(node)
+        return node in self._entries or (member is not None and member.is_known)
 
     def offers(self) -> tuple[Offer, ...]:
         """Return all offers held, by rising seller."""
@@ -147,7 +163,7 @@ class OfferBook:
             if member is None or member.is_known:
                 return 0
             self._want(node)
-            return None
+            return 0 if self._are_unknown_free else None
         offer, time_s = entry.offer, wall_ns // NS_PER_S
         if not offer.carries:
             return None

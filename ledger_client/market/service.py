@@ -23,10 +23,11 @@ from srwan.ledger_client.market.book import OfferBook
 from srwan.ledger_client.market.offer import Limits, Offer
 from srwan.ledger_client.market.seller import Seller
 from srwan.ledger_client.market.zones import resolve_windows
-from srwan.ledger_client.record import ENVELOPE_BYTES_MAX, Kind, Record, Version
+from srwan.ledger_client.record import ENVELOPE_BYTES_MAX, Key, Kind, Record, Version
 from srwan.ledger_client.report import NS_PER_S
 from srwan.ledger_client.settlement.signing import Address
-from srwan.ledger_client.store import Query, RecordStore
+from srwan.ledger_client.statement import MARKET_GROUP
+from srwan.ledger_client.store import PAGE_RECORDS_MAX, Query, RecordStore
 from srwan.offer_config import OfferSettings
 from srwan.overlay.transport import ControlAddress, ControlChannel
 from srwan.types import GeoAsn, NodeId
@@ -44,6 +45,8 @@ LOOK_S = 1.0
 """How often members and due requests are looked at, s."""
 STORE_S = 2.0
 """How often the DITEX is asked for new offers, s."""
+MEMBERS_S = 10.0
+"""How often it is asked for those of members alone, by who asks them directly before it sends over them, s."""
 ESCROW_S = 60.0
 """How often the settlement is asked for the escrow of anonymous sellers, s."""
 DAY_S = 86_400
@@ -122,6 +125,7 @@ class MarketService:
         make: makes the offer to list, given wall time (ns) and version; None for a node that lists none.
         store: where offers are published and found; None for a node without a DITEX.
         escrow_of: what the settlement says of a wallet's escrow, microtokens; None without one.
+        are_strangers_read: take offers of all sellers out of the DITEX, who may be a million; otherwise of members only, by key.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class MarketService:
         make: Callable[[int, Version], Offer] | None = None,
         store: RecordStore | None = None,
         escrow_of: Callable[[Address], Awaitable[int]] | None = None,
+        are_strangers_read: bool = True,
     ) -> None:
         self.book = book
         self.seller = seller
@@ -148,6 +153,7 @@ class MarketService:
         self._make = make
         self._store = store
         self._escrow_of = escrow_of
+        self._are_strangers_read = are_strangers_read
         self._own = b""
         self._version = Version(0, 0)
         self._seen_revision = 0
@@ -157,11 +163,10 @@ class MarketService:
         """List the offer, answer, and keep the book, until cancelled."""
         self._control.serve(PROTOCOL, self._answer)
         await self.list_offer(self._make)
-        await self._read_store()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_listed)
             if self._store is not None:
-                nursery.start_soon(self._every, STORE_S, self._read_store)
+                nursery.start_soon(self._follow_store, self._store)
             if self._escrow_of is not None:
                 nursery.start_soon(self._every, ESCROW_S, self.check_escrows)
             task_status.started()
@@ -207,7 +212,8 @@ class MarketService:
                 return
 
     async def refresh(self, node: NodeId) -> None:
-        """Ask a member for its offer now; what fails is asked again later."""
+        """Ask a member for its offer now, also one that came just now; what fails is asked again later."""
+        self.book.set_members(self._members(), self._clock.now())
         await self._ask(node)
 
     # --- inner workings
@@ -248,25 +254,35 @@ class MarketService:
             except (LedgerError, RemoteProtocolError) as error:
                 log.debug("an offer was not stored: %s", error)
 
-    async def _read_store(self) -> None:
-        """Take the offers that are new in the DITEX, page by page."""
-        if self._store is None:
-            return
+    async def _follow_store(self, store: RecordStore) -> None:
         while True:
-            wall_ns = self._clock.wall_ns()
             try:
-                page = await self._store.range(Query(kind=Kind.OFFER, unexpired_ns=wall_ns, after=self._seen_revision))
+                await (self._read_all(store) if self._are_strangers_read else self._read_members(store))
             except LedgerError as error:
                 log.warning("offers cannot be read: %s", error)
-                return
+            await trio.sleep(STORE_S if self._are_strangers_read else MEMBERS_S)
+
+    async def _read_all(self, store: RecordStore) -> None:
+        """Take the offers that are new in the DITEX, page by page."""
+        while page := await store.range(Query(kind=Kind.OFFER, unexpired_ns=self._clock.wall_ns(), after=self._seen_revision)):
             for stored in page:
                 self._seen_revision = max(self._seen_revision, stored.revision)
-                try:
-                    self.book.receive_record(stored.record, wall_ns)
-                except RemoteProtocolError as error:
-                    log.debug("an offer of %r was not taken: %s", stored.record.subject, error)
-            if not page:
-                return
+                await self._receive(stored.record)
+
+    async def _read_members(self, store: RecordStore) -> None:
+        """Take the offers of members, however many others are in the DITEX; those known already cost nothing."""
+        self.book.set_members(self._members(), self._clock.now())
+        keys = [Key(Kind.OFFER, MARKET_GROUP, node) for node in self._members() if node != self._identity.node_id]
+        for stored in await store.get_many(keys[:PAGE_RECORDS_MAX]):
+            if stored is not None:
+                await self._receive(stored.record)
+
+    async def _receive(self, record: Record) -> None:
+        try:
+            self.book.receive_record(record, self._clock.wall_ns())
+        except RemoteProtocolError as error:
+            log.debug("an offer of %r was not taken: %s", record.subject, error)
+        await trio.lowlevel.checkpoint()  # packets wait while a signature is checked, and a page has a thousand
 
     async def _keep_listed(self) -> None:
         while True:

@@ -152,6 +152,7 @@ class SlaAccount:
 
     def measure(self, measurement: Measurement) -> None:
         """Take what the default path delivered."""
+        self._begin_period(measurement.wall_ns)
         self._recent.append(measurement)
         is_breach = self.agreement.is_broken_by(measurement)
         self._row = self._row + 1 if is_breach != self.is_broken else 0
@@ -164,10 +165,13 @@ class SlaAccount:
 
     def left_microtoken(self, wall_ns: int) -> int:
         """Return what is left of the budget of this period, microtokens: neither spent nor reserved."""
+        self._begin_period(wall_ns)
+        return max(0, self.agreement.budget_microtoken - self._spent - sum(self._reserved.values()))
+
+    def _begin_period(self, wall_ns: int) -> None:
         period = (wall_ns - self._from_ns) // (self.agreement.period_s * NS_PER_S)
         if period > self._period:
             self._period, self._spent = period, 0
-        return max(0, self.agreement.budget_microtoken - self._spent - sum(self._reserved.values()))
 
     def buy(self, quote: Quote, session: bytes, cap_microtoken: int, wall_ns: int) -> None:
         """Reserve the cap of a session on a detour from the budget; open it with the agreement's wallet next.

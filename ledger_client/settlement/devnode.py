@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -34,7 +35,9 @@ CONNECTIONS_MAX = 128
 IDLE_S = 60.0
 """A connection without a whole request for so long is closed, s."""
 _JSON = [(b"content-type", b"application/json")]
-_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]|::1")
+_LOOPBACK_PORT = re.compile(rf"({_LOOPBACK.pattern})(:\d+)?")
+"""The whole name: "127.0.0.1.example.org" is anybody's, and may be made to lead here while a page of its is open."""
 
 
 @attrs.frozen(slots=True)
@@ -59,7 +62,7 @@ async def open_devnode(chain: PyEvmChain, *, host: str = "127.0.0.1", port: int 
     Raises:
         ValueError: the host is no loopback address. OSError: the port is taken.
     """
-    if not host.startswith(_LOOPBACK):
+    if not _LOOPBACK.fullmatch(host):
         raise ValueError(f"{host} is no loopback address: a development node serves this machine only")
     server = _Server(chain)
     async with trio.open_nursery() as nursery:
@@ -117,7 +120,7 @@ class _Server:
         headers = {bytes(name).lower(): bytes(value).decode("latin-1").lower() for name, value in request.headers}
         if request.method != b"POST":
             return 405, b"{}"
-        if not headers.get(b"host", "").startswith(_LOOPBACK) or not headers.get(b"content-type", "").startswith("application/json"):
+        if not _LOOPBACK_PORT.fullmatch(headers.get(b"host", "")) or not headers.get(b"content-type", "").startswith("application/json"):
             return 403, b"{}"
         try:
             question = parse_json(body)

@@ -4,11 +4,13 @@ Theory of operation. A case is a session. Each relay of its path may file, and e
 stands in the way of another's good one. What was accepted once stays signable in its exact figures while newer tickets come in, for
 a batch under way names the older figures. Verdicts of others count for all figures up to those they accept, since tickets are cumulative.
 
-Bounds: CASES_MAX cases, of which one relay may open FILER_CASES_MAX; a full house first forgets cases that are settled.
+Bounds: CASES_MAX cases, of which one relay may open FILER_CASES_MAX. A full house forgets cases that are settled, and if there are none,
+those that were refused: claims on sessions that nobody ever opened cost their filer nothing, and must not keep others out.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import attrs
@@ -99,6 +101,11 @@ class Case:
         """Whether all that was filed is paid."""
         return all(filing.claim.ticket.amount_microtoken <= self.settled_microtoken for filing in self.filings.values())
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether its refusal was published, nothing of it was ever accepted, and nothing new came since."""
+        return self.pending_since == math.inf and not self.accepted and not self.is_gathering
+
 
 class Docket:
     """All cases, bounded."""
@@ -124,20 +131,20 @@ class Docket:
         if case is not None:
             return case
         if self._opened[filer] >= FILER_CASES_MAX:
-            self._forget_done(filer)
+            self._make_room(filer)
         if len(self._cases) >= CASES_MAX:
-            self._forget_done(None)
+            self._make_room(None)
         if len(self._cases) >= CASES_MAX or self._opened[filer] >= FILER_CASES_MAX:
             return None
         case = self._cases[session] = Case(session, filer, now)
         self._opened[filer] += 1
         return case
 
-    def _forget_done(self, filer: NodeId | None) -> None:
-        """Drop settled cases, of one filer or of all."""
-        for session, case in list(self._cases.items()):
-            if case.is_done and filer in (None, case.opened_by):
-                self.drop(session)
+    def _make_room(self, filer: NodeId | None) -> None:
+        """Drop settled cases, of one filer or of all; where there are none, all that were refused."""
+        among = [case for case in self._cases.values() if filer in (None, case.opened_by)]
+        for case in [case for case in among if case.is_done] or [case for case in among if case.is_refused]:
+            self.drop(case.session)
 
     def drop(self, session: bytes) -> None:
         """Forget a case."""

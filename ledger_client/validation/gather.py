@@ -7,7 +7,6 @@ out; what that means is for `checks.py` to say.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from srwan.errors import RemoteProtocolError
@@ -21,12 +20,11 @@ from srwan.ledger_client.statement import MARKET_GROUP, Statement
 from srwan.ledger_client.store import RecordStore
 from srwan.ledger_client.validation.checks import Evidence
 from srwan.ledger_client.validation.claim import ClaimFiling
+from srwan.ledger_client.validation.offer_shelf import OfferShelf
 from srwan.types import NodeId
 
 __all__ = ["Gatherer"]
 
-OFFERS_KEPT_MAX = 16_384
-"""Offers remembered, though the store has pruned them: a claim may come long after the offer it stands on expired."""
 OFFER_VERSIONS_MAX = 64
 """Offers of one relay that are searched for the one a plan names."""
 
@@ -34,25 +32,18 @@ logger = logging.getLogger("srwan.ledger_client")
 
 
 class Gatherer:
-    """Gathers evidence from one store and one settlement."""
+    """Gathers evidence from one store and one settlement.
 
-    def __init__(self, store: RecordStore, settlement: Settlement) -> None:
+    Args:
+        store: where records are.
+        settlement: what has the sessions and the bindings.
+        offers: those seen so far; more are put there as they are found.
+    """
+
+    def __init__(self, store: RecordStore, settlement: Settlement, offers: OfferShelf) -> None:
         self._store = store
         self._settlement = settlement
-        self._offers: OrderedDict[bytes, Offer] = OrderedDict()
-
-    def remember(self, record: Record) -> None:
-        """Keep an offer that came by, if it is one."""
-        try:
-            verify(record)
-            offer = Offer.of_record(record)
-        except RemoteProtocolError as error:
-            logger.warning("the store holds an offer that is not what it should be: %s", error)
-            return
-        self._offers[offer.digest] = offer
-        self._offers.move_to_end(offer.digest)
-        while len(self._offers) > OFFERS_KEPT_MAX:
-            self._offers.popitem(last=False)
+        self._offers = offers
 
     async def gather(self, filings: Sequence[ClaimFiling]) -> Evidence:
         """Return the evidence for the filings of one session.
@@ -81,9 +72,9 @@ class Gatherer:
         return Evidence(state, wallets, offers, counters)
 
     async def _offer(self, relay: NodeId, digest: bytes) -> Offer | None:
-        if digest not in self._offers:
+        if self._offers.get(digest) is None:
             for stored in await self._store.history(Key(Kind.OFFER, MARKET_GROUP, relay), limit=OFFER_VERSIONS_MAX):
-                self.remember(stored.record)
+                self._offers.put(stored.record)
         return self._offers.get(digest)
 
 

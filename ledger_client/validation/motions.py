@@ -3,12 +3,15 @@
 Both go the same way: somebody asks through the store, each validator judges by itself and publishes its signature or its reason, and when a
 quorum signed the same thing, the validators in turn, each a slot after the one before, hand it to the settlement until one has done it.
 
-Bounds: MOTIONS_MAX of each kind; one request per router, EVIDENCE_MAX pieces of evidence per session, first come.
+Bounds: MOTIONS_MAX of each kind; one request per router, EVIDENCE_MAX pieces of evidence per session, first come. The oldest request goes
+for a new one, those that were handed in first; whoever still wants to be bound asks again. Of votes on what this validator did not judge
+good, where there are too many, those go of the validator that cast most of them: a liar crowds out its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -29,6 +32,7 @@ from srwan.wire import unpack
 __all__ = ["MOTIONS_MAX", "Motions"]
 
 MOTIONS_MAX = 1024
+BALLOTS_MAX = 2 * MOTIONS_MAX
 EVIDENCE_MAX = 4
 _VOTE_BYTES_MAX = 4096
 
@@ -118,20 +122,19 @@ class Motions:
         """Judge a router's request to be bound, and publish the answer.
 
         Raises:
-            RemoteProtocolError: malformed, or there is no room.
+            RemoteProtocolError: malformed.
         """
         office = self._office
         request = BindingRequest.decode(statement.subject, statement.content)
         if self._requests.get(request.node) == request:
             return
-        if request.node not in self._requests and len(self._requests) >= MOTIONS_MAX:
-            raise LimitExceeded("no room for another binding", reason="full")
         reason, signature = ACCEPTED, b""
         try:
             request.verify(office.domain)
         except BadSignature as error:
             reason = error.reason
         else:
+            self._make_room_for(request.node)
             self._requests[request.node] = request
             signature = office.key.sign(binding_digest(office.domain, request.node, request.wallet, request.sequence))
         vote = BindingVote(request.node, request.wallet, request.sequence, signature, reason, office.seat)
@@ -140,6 +143,16 @@ class Motions:
         office.tell(BindingJudged(request.node, request.wallet, reason))
         if signature:
             self._count(_matter_of_binding(vote), office.key.address, signature)
+
+    def _make_room_for(self, node: NodeId) -> None:
+        if node in self._requests or len(self._requests) < MOTIONS_MAX:
+            return
+        done = (each for each, request in self._requests.items() if self._is_handed_in(request))
+        del self._requests[next(done, next(iter(self._requests)))]
+
+    def _is_handed_in(self, request: BindingRequest) -> bool:
+        ballot = self._ballots.get(("binding", request.node, request.wallet, request.sequence, 0))
+        return ballot is None or ballot.is_done
 
     # ---- disputes
 
@@ -211,10 +224,8 @@ class Motions:
         self._count(_matter_of_overturn(vote), wallet, vote.signature)
 
     def _count(self, matter: _Matter, wallet: Address, signature: bytes) -> None:
-        if matter not in self._ballots and len(self._ballots) >= 2 * MOTIONS_MAX:
-            self._ballots = {key: ballot for key, ballot in self._ballots.items() if not ballot.is_done}
-            if len(self._ballots) >= 2 * MOTIONS_MAX:
-                raise LimitExceeded("no room for another vote", reason="full")
+        if matter not in self._ballots and len(self._ballots) >= BALLOTS_MAX:
+            self._make_room_for_vote()
         ballot = self._ballots.setdefault(matter, _Ballot())
         ballot.signatures[wallet] = signature
         validators = self._office.validators
@@ -222,6 +233,23 @@ class Motions:
         if ballot.act_at is None and own and len(ballot.signatures.keys() & set(validators.addresses)) >= validators.quorum:
             turn = int.from_bytes(matter[1][:8], "big")
             ballot.act_at = self._now + self._office.rank(turn) * self._office.slot_s
+
+    def _make_room_for_vote(self) -> None:
+        """Forget what was handed in, or a vote without this validator's own.
+
+        Raises:
+            LimitExceeded: there is none of either.
+        """
+        self._ballots = {key: ballot for key, ballot in self._ballots.items() if not ballot.is_done}
+        if len(self._ballots) < BALLOTS_MAX:
+            return
+        own = self._office.key.address
+        foreign = [(key, ballot) for key, ballot in self._ballots.items() if own not in ballot.signatures]
+        if not foreign:
+            raise LimitExceeded("no room for another vote", reason="full")
+        cast = Counter(wallet for _, ballot in foreign for wallet in ballot.signatures)
+        busiest = max(sorted(cast), key=lambda wallet: cast[wallet])
+        del self._ballots[next(key for key, ballot in foreign if busiest in ballot.signatures)]
 
     def _act(self, matter: _Matter, ballot: _Ballot) -> None:
         members = self._office.validators.addresses

@@ -27,7 +27,7 @@ def sign_seat(key: WalletKey, domain: SettlementDomain, node: NodeId) -> bytes:
 
 
 def seat_holder(domain: SettlementDomain, node: NodeId, signature: bytes) -> Address:
-    """Return the wallet that lets `node` speak for it; whether that is a validator's is the caller's question. Cost: 65 us.
+    """Return the wallet that lets `node` speak for it; whether that is a validator's is the caller's question. Cost: one `recover`.
 
     Raises:
         BadSignature: no signature of any wallet.

@@ -1,8 +1,9 @@
 """A validator at work: gives `Validator` its clock, its record store and its settlement. A shell.
 
 It reads what the store holds, follows what comes, does what the core asks, and looks each slot at the set of validators and at the store's
-proofs of equivocation. Nothing is kept beside the store: a validator that was killed reads its own verdicts and batches again and goes on.
-Cancelling `run` stops it; what it published stays, and a batch with a quorum is settled by another.
+proofs of equivocation. A validator that was killed reads its own verdicts and batches again and goes on; all that it keeps beside the store
+are the offers it has seen, which the store prunes (`offer_shelf.py`). Cancelling `run` stops it; what it published stays, and a batch with
+a quorum is settled by another.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from srwan.ledger_client.validation.events import (
     SettleBatch,
 )
 from srwan.ledger_client.validation.gather import Gatherer
+from srwan.ledger_client.validation.offer_shelf import OfferShelf
 from srwan.ledger_client.validation.validator import SLOT_S, Validator
 
 __all__ = ["ValidatorService"]
@@ -57,6 +59,7 @@ class ValidatorService:
         clock: wall time for slots, monotonic time for the rest.
         slot_s: length of a slot, s; the same for all validators.
         tolerance: of counters; the same for all validators.
+        offers: those seen in former runs; None: none, and none are kept for a later one.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class ValidatorService:
         *,
         slot_s: int = SLOT_S,
         tolerance: Tolerance | None = None,
+        offers: OfferShelf | None = None,
     ) -> None:
         self._store = store
         self._settlement = settlement
         self._key = key
         self._clock = clock
-        self._gatherer = Gatherer(store, settlement)
+        self._offers = OfferShelf() if offers is None else offers
+        self._gatherer = Gatherer(store, settlement, self._offers)
         self._callbacks: list[Callable[[Event], None]] = []
         self._wake = trio.Event()
         self._queries = trio.open_memory_channel[GatherEvidence | PublishRecord](REQUESTS_MAX)
@@ -119,6 +124,7 @@ class ValidatorService:
                 page = await self._store.range(Query(kind=kind, unexpired_ns=self._clock.wall_ns(), after=after))
                 for stored in page:
                     self.take(stored.record)
+                    await trio.lowlevel.checkpoint()  # a page takes some tenths of a second
                 if len(page) < PAGE_RECORDS_MAX:
                     break
                 after = page[-1].revision
@@ -127,7 +133,7 @@ class ValidatorService:
     def take(self, record: Record) -> None:
         """Take a record that the store holds."""
         if record.kind is Kind.OFFER:
-            self._gatherer.remember(record)
+            self._offers.put(record)
         else:
             self.core.receive_record(record)
 
@@ -141,6 +147,7 @@ class ValidatorService:
                 continue
             for stored in found:
                 self.take(stored.record)
+                await trio.lowlevel.checkpoint()
             revision = found[-1].revision
             self._wake.set()
 

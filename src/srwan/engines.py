@@ -28,13 +28,15 @@ OUTAGE_S = 30.0
 
 
 @contextlib.asynccontextmanager
-async def open_settlement(config: NodeConfig, *, outbox_suffix: str = "", outage_s: float = OUTAGE_S) -> AsyncGenerator[ContractSettlement]:
+async def open_settlement(
+    config: NodeConfig, *, outbox_suffix: str | None = "", outage_s: float = OUTAGE_S
+) -> AsyncGenerator[ContractSettlement]:
     """Open the settlement engine that a configuration names, and close it when the block is left.
 
     Args:
         config: with `settlement.url`.
         outbox_suffix: appended to the name of the file of transactions on their way to a node, which one process holds at a time: for
-            commands that run beside a router.
+            commands that run beside a router. None for who sends nothing: no such file is made or held.
         outage_s: how long a node may be away before a question fails, s.
 
     Raises:
@@ -60,19 +62,25 @@ async def _open_embedded(config: NodeConfig) -> ContractSettlement:
     return await PyEvmSettlement.open(path)
 
 
-async def _open_node(config: NodeConfig, outbox_suffix: str, outage_s: float) -> ContractSettlement:
+async def _open_node(config: NodeConfig, outbox_suffix: str | None, outage_s: float) -> ContractSettlement:
     from srwan.ledger_client.settlement.jsonrpc import JsonRpcSettlement, NodeOptions  # noqa: PLC0415 - slow, see the header
 
     settings = config.settlement
     domain = SettlementDomain(settings.chain_id, contract_of(config))
-    outbox = outbox_path(config, outbox_suffix)
+    outbox = None if outbox_suffix is None else outbox_path(config, outbox_suffix)
     options = NodeOptions(confirmations=settings.confirmations, outage_s=outage_s)
     return await JsonRpcSettlement.open(settings.url, domain, options=options, outbox=outbox)
 
 
 def outbox_path(config: NodeConfig, suffix: str) -> Path | None:
-    """Return where transactions on their way to a node are kept; None: nowhere."""
+    """Return where transactions on their way to a node are kept; None: nowhere.
+
+    A command (`suffix`) that is given no state folder keeps them beside the key file: repeated after a kill it would send them twice.
+    Routers do not: several on one machine may pay from one wallet, and what they send may be sent twice.
+    """
     path = config.settlement_journal_path
+    if path is None and suffix and config.wallet_path is not None:
+        path = config.wallet_path.with_name(f"{config.wallet_path.name}.outbox")
     return None if path is None else path.with_name(path.name + suffix)
 
 

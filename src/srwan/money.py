@@ -3,8 +3,8 @@
 Wires four rooms and decides little: the market's book tells routing what relays ask, the paths that data take are shown to accounting with
 their quotes, accounting's cores get the data plane's counters and say whose packets to slow down, and what they sign goes to the DITEX.
 
-A node with a settlement engine and a wallet (`Purse`) pays and charges. One that only lists an offer, or that only wants to know others',
-runs the market alone.
+A node with a settlement engine and a wallet (`Purse`) pays and charges. Every other one runs the market alone: it cannot pay, and so must
+know who asks a price, lest its traffic be slowed down there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from srwan.engines import open_settlement, open_wallet_key
 from srwan.errors import LedgerError, NoOffer, RemoteProtocolError
 from srwan.identity import Identity
 from srwan.ledger_client.accounting.egress_account import EgressAccount
-from srwan.ledger_client.accounting.events import AccountingEvent
+from srwan.ledger_client.accounting.events import AccountingEvent, SessionRefused
 from srwan.ledger_client.accounting.journal import Journal
 from srwan.ledger_client.accounting.outbox import Outbox
 from srwan.ledger_client.accounting.payer import PathQuote, Payer, PayerSettings
@@ -64,6 +64,10 @@ log = logging.getLogger("srwan.money")
 
 PATHS_S = 0.5
 """Between two looks at which paths data take, s."""
+WALLET_S = 10.0
+"""Between two questions to the settlement engine for the wallet of one relay that has none, s."""
+PRICES_S = 2.0
+"""How long the opening of a path waits for the prices of the relays that it names, s: a dial and an answer."""
 EDGE_S = 5
 """A session ends so long before an offer or its window does, s: clocks differ."""
 JOURNAL = "accounting.journal"
@@ -140,7 +144,8 @@ class Money:
         rng = random.Random(secrets.randbits(128))
         self._rng = rng
         domain = None if purse is None else purse.settlement.domain
-        self.book = OfferBook(identity.node_id, rng, domain=domain)
+        self._is_plain = purse is None and config.offer is None
+        self.book = OfferBook(identity.node_id, rng, domain=domain, are_unknown_free=self._is_plain)
         """What others ask: the prices by which routing chooses."""
         self.seller = Seller(identity.node_id, clock.wall_ns(), clock.now())
         """What this node asks."""
@@ -150,6 +155,7 @@ class Money:
         """None until attached, and without a purse."""
         self._listeners: list[Callable[[object], None]] = []
         self._wallets: dict[NodeId, Address] = {}
+        self._ask_wallet_at: dict[NodeId, float] = {}
         self._used: dict[tuple[NodeId, int], None] = {}
         self._carried_octets = 0
 
@@ -172,6 +178,7 @@ class Money:
             make=self._make_offer if wants_offer else None,
             store=self._store,
             escrow_of=None if self._purse is None else self._escrow_of,
+            are_strangers_read=not self._is_plain,
         )
         if self._purse is None:
             return
@@ -196,7 +203,7 @@ class Money:
             egress=EgressAccount(self._identity, outbox, boot, self._direct_us),
             outbox=outbox,
             publish=self._publish,
-            tell=self._tell,
+            tell=self._on_accounting_event,
             boot=boot,
             problem_with=self._problem_with,
         )
@@ -223,6 +230,20 @@ class Money:
         """Publish counters, receipts and claims now rather than when they are due."""
         if self.accounting is not None:
             await self.accounting.flush()
+
+    async def learn_prices(self, relays: Sequence[NodeId]) -> None:
+        """Ask these relays what they charge, those of whom nothing is known, and return when all have answered or PRICES_S have passed.
+
+        Path choice asks by itself, and leaves out who has not answered yet; this is for relays to be used from the first packet on.
+        """
+        assert self.market is not None
+        unknown = [relay for relay in relays if not self.book.is_known(relay)]
+        if not unknown:
+            return
+        with trio.move_on_after(PRICES_S):
+            async with trio.open_nursery() as nursery:
+                for relay in unknown:
+                    nursery.start_soon(self.market.refresh, relay)
 
     def status(self) -> dict[str, Any]:
         """Return the state as JSON values; amounts in microtokens."""
@@ -309,9 +330,14 @@ class Money:
         offer = self.book.offer_of(relay)
         if self._purse is None or relay in self._wallets or (offer is not None and offer.wallet is not None):
             return
+        now = self._clock.now()
+        if now < self._ask_wallet_at.get(relay, now):
+            return
+        self._ask_wallet_at[relay] = now + WALLET_S
         wallet = await self._purse.settlement.wallet_of(relay)
         if wallet is not None:
             self._wallets[relay] = wallet
+            del self._ask_wallet_at[relay]
 
     def _path_quote(self, quote: Quote, egress: NodeId, predicted_ms: float, direct_ms: float) -> PathQuote:
         wall_s = self._clock.wall_ns() // 10**9
@@ -431,6 +457,11 @@ class Money:
     def _on_routing_event(self, event: object) -> None:
         if isinstance(event, PathStatistics) and self.accounting is not None:
             self.accounting.path_measured(event.ingress, event.path_tag, event.packets, _whole_us(event.measured_ms))
+
+    def _on_accounting_event(self, event: AccountingEvent) -> None:
+        if isinstance(event, SessionRefused) and event.node is not None:
+            self.book.ask_again(event.node, self._clock.now())  # it does not ask any more what its known offer says
+        self._tell(event)
 
     def _tell(self, event: AccountingEvent | object) -> None:
         for listener in self._listeners:

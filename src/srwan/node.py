@@ -26,6 +26,7 @@ from srwan.errors import ConfigError, OverlayError, UnknownNode
 from srwan.gossip.core import GossipConfig
 from srwan.gossip.service import GossipService
 from srwan.identity import Identity
+from srwan.money import Money, Purse, open_money
 from srwan.narrate import describe
 from srwan.overlay.join import GroupFounded, GroupJoined
 from srwan.overlay.member_events import MemberJoined
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from srwan.gossip.owl import OwlSnapshot
     from srwan.ledger_client.exchange.service import ExchangeService
     from srwan.ledger_client.store import RecordStore
-    from srwan.money import Money, Purse
     from srwan.routing.gateway.service import GatewayService
     from srwan.routing.kernel.service import KernelService
 
@@ -152,7 +152,7 @@ class Node:
             relay_cap_kbps=config.relay_cap_kbps,
         )
         self.money = money
-        """What it pays and is paid; None if the settings name no settlement engine and no offer."""
+        """What relays ask, and what this node pays and is paid. `open_node` always opens it: who pays nothing must know whom to pass by."""
         self.gateway: GatewayService | None = None
         """Packets of unmodified programs through a TUN; None if the settings do not ask for it."""
         self.kernel: KernelService | None = None
@@ -228,7 +228,10 @@ class Node:
         member = self.find(destination)
         if member.node_id == self.id:
             raise UnknownNode(str(destination), "is this node itself")
-        flow = await self.routing.open(member.node_id, policy or PathPolicy(), timeout_s=PATH_TIMEOUT_S)
+        policy = policy or PathPolicy()
+        if self.money is not None:
+            await self.money.learn_prices(policy.via)
+        flow = await self.routing.open(member.node_id, policy, timeout_s=PATH_TIMEOUT_S)
         async with Path(flow, self.name_of) as path:
             yield path
 
@@ -370,7 +373,7 @@ async def open_node(
             store = await stack.enter_async_context(open_store(config.ditex_where))
             if sockets is None:
                 sockets = await stack.enter_async_context(open_sockets(config, clock))
-            money = await stack.enter_async_context(_open_money(config, sockets, clock, store, purse))
+            money = await stack.enter_async_context(open_money(config, sockets.identity, clock, sockets.control, store, purse))
             node = Node(config, sockets, clock, money)
             publisher = Publisher(store, sockets.identity, node.overlay.view, clock)
             node.gossip.on_report(publisher.publish)
@@ -382,8 +385,7 @@ async def open_node(
                 await nursery.start(node.overlay.run)
                 await nursery.start(node.gossip.run)
                 nursery.start_soon(node.routing.run)
-                if money is not None:
-                    await nursery.start(money.run)
+                await nursery.start(money.run)
                 if store is not None:
                     nursery.start_soon(_make_overseer(store, sockets, clock, node).run)
                 if store is not None and (config.ditex_peers or config.is_ditex_served):
@@ -417,20 +419,6 @@ def _make_exchange(store: RecordStore, sockets: Sockets, clock: Clock, config: N
     peers = [parse_peer(address) for address in config.ditex_peers]
     rng = random.Random(secrets.randbits(64))
     return ExchangeService(store, sockets.control, clock, rng, peers=peers, config=ExchangeConfig(is_pruning=False))
-
-
-@asynccontextmanager
-async def _open_money(
-    config: NodeConfig, sockets: Sockets, clock: Clock, store: RecordStore | None, purse: Purse | None
-) -> AsyncIterator[Money | None]:
-    """Open what the settings name for money; None for a node that neither pays nor asks a price."""
-    if purse is None and not config.settlement.is_enabled and config.offer is None:
-        yield None
-        return
-    from srwan.money import open_money  # noqa: PLC0415 - only for who asks for it
-
-    async with open_money(config, sockets.identity, clock, sockets.control, store, purse) as money:
-        yield money
 
 
 @contextmanager

@@ -174,11 +174,15 @@ async def test_a_reporter_that_edits_a_row_publishes_a_hole(enter: Enter) -> Non
 
 
 async def test_a_row_left_out_brings_nothing_to_readers_of_complaints_and_nothing_in_the_group(enter: Enter) -> None:
-    """She leaves out the row of the relay she competes with: to who reads only her report, the better path is unknown."""
+    """She leaves out the row of the relay she competes with: to who reads only her report, the better path is unknown.
+
+    What is entered is her profit once a complaint is filed. How long that takes is measured by tests/test_overseer.py
+    (`test_a_complaint_takes_two_reports_and_three_looks`); until then, and with who heeds no complaints, the omission works.
+    """
     store, before = await honest_store()
     lie = publication_of([row_of(name, seq=2) for name in NAMES if name != "relay-1"], epoch=EPOCH + 1)
     await store.put_many(lie.records, WALL_NS)
-    assert PRICE == await income_microtoken(store)  # it works on a reader who asks nobody else
+    assert PRICE == await income_microtoken(store)  # it works on who asks nobody else, and on all readers before the complaint
 
     own = row_of("relay-1", seq=2)  # the omitted member publishes its row itself, and says who left it out
     row = Record.of_row(own.node_id, own.content, group=GROUP, expires_ns=lie.report.expires_ns)
@@ -187,7 +191,7 @@ async def test_a_row_left_out_brings_nothing_to_readers_of_complaints_and_nothin
     assert () == outcome.refused
     accused = {omission_of(stored.record).reporter for stored in await store.range(Query(kind=Kind.COMPLAINT))}
     assert {router("mallory-1").node_id} == accused
-    enter("omitted row", "readers who heed complaints", await income_microtoken(store, distrusted=accused) - before)
+    enter("omitted row", "readers who heed complaints, from when one is filed", await income_microtoken(store, distrusted=accused) - before)
 
     held = {name: row_of(name, seq=2) for name in NAMES}  # members hold all rows from each other, whoever reports
     told = Report(GROUP, EPOCH + 1, 0, router("relay-1").node_id, ROSTER, ROSTER_DIGEST, tuple(held.values()))

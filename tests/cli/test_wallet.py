@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import http.server
 import io
 import json
 import os
@@ -10,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -390,35 +394,95 @@ def test_options_stand_over_the_file(folder: Path, capsys: pytest.CaptureFixture
 # --- a node ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_served_engine_is_used_by_its_url(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In another process, as several routers of a machine use it."""
+class Forgetful(http.server.BaseHTTPRequestHandler):
+    """Stands before a node and passes everything on, but keeps the answer to the first transaction to itself for ever."""
+
+    upstream = ""
+    was_sent: threading.Event
+    is_over: threading.Event
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        request = urllib.request.Request(self.upstream, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
+        if b"eth_sendRawTransaction" in body and not self.was_sent.is_set():
+            self.was_sent.set()
+            self.is_over.wait()
+            return
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as the base class calls it
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def forgetful_node(upstream: str) -> Iterator[tuple[str, threading.Event]]:
+    """Yields its URL, and what is set as soon as the node has the transaction."""
+
+    class Handler(Forgetful):
+        was_sent, is_over = threading.Event(), threading.Event()
+
+    Handler.upstream = upstream
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", Handler.was_sent
+        finally:
+            Handler.is_over.set()
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[dict[str, Any]]:
+    """The engine of a folder, served by another process."""
     command = [sys.executable, "-m", "srwan", "wallet", "serve", "--state-dir", str(folder), "--url", "embedded", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            served = json.loads(server.stdout.readline())
-            shared = [
-                "--state-dir",
-                str(folder),
-                "--url",
-                served["url"],
-                "--contract",
-                served["contract"],
-                "--chain-id",
-                str(served["chain_id"]),
-            ]
-            secret = ["--passphrase-file", str(folder / "phrase"), "--yes"]
-            assert 0 == main(["wallet", "deposit", "5", *shared, *secret])
-            printed = capsys.readouterr()
-            assert "5 tokens moved; 5 tokens in escrow, 95 tokens free\n" == printed.out
-            assert "sending; it counts when it is 12 blocks deep, or final\n" == printed.err
-            assert 0 == main(["wallet", "history", *shared, "--json"])
-            assert ["Transfer", "Deposited"] == [event["event"] for event in json.loads(capsys.readouterr().out)["events"]]
-            assert 0 == main(["wallet", "deploy", "--supply", "7", "--confirmations", "1", "--url", served["url"], *shared[:2], *secret])
-            assert "7 tokens are " in capsys.readouterr().out
+            yield json.loads(server.stdout.readline())
         finally:
             server.send_signal(signal.SIGINT)
         assert 0 == server.wait(20)
+
+
+def test_a_transfer_killed_while_it_was_sent_is_followed_up_and_not_sent_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a state folder, too: what is on its way is kept beside the key file."""
+    with served(folder) as engine, forgetful_node(engine["url"]) as (url, was_sent):
+        named = ["--url", url, "--contract", engine["contract"], "--chain-id", str(engine["chain_id"]), "--confirmations", "1"]
+        shared = [*named, "--keystore", str(folder / "wallet.json"), "--passphrase-file", str(folder / "phrase")]
+        transfer = ["wallet", "transfer", str(OTHER.address), "7", *shared, "--yes"]
+        with subprocess.Popen([sys.executable, "-m", "srwan", *transfer], stderr=subprocess.DEVNULL) as killed:
+            assert was_sent.wait(60)
+            assert 0 == main(["wallet", "balance", *shared, "--json"]), "one can look meanwhile"
+            assert 93 * TOKEN == json.loads(capsys.readouterr().out)["balance_microtoken"]
+            killed.kill()
+        assert (folder / "wallet.json.outbox.wallet").exists()
+        assert 0 == main(transfer)
+        assert f"7 tokens given to {OTHER.address}; 93 tokens free\n" == capsys.readouterr().out
+        assert 0 == main(transfer), "it is settled what became of the first: this is another one"
+        assert "; 86 tokens free" in capsys.readouterr().out
+
+
+def test_a_served_engine_is_used_by_its_url(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another process, as several routers of a machine use it."""
+    with served(folder) as engine:
+        url = engine["url"]
+        shared = ["--state-dir", str(folder), "--url", url, "--contract", engine["contract"], "--chain-id", str(engine["chain_id"])]
+        secret = ["--passphrase-file", str(folder / "phrase"), "--yes"]
+        assert 0 == main(["wallet", "deposit", "5", *shared, *secret])
+        printed = capsys.readouterr()
+        assert "5 tokens moved; 5 tokens in escrow, 95 tokens free\n" == printed.out
+        assert "sending; it counts when it is 12 blocks deep, or final\n" == printed.err
+        assert 0 == main(["wallet", "history", *shared, "--json"])
+        assert ["Transfer", "Deposited"] == [event["event"] for event in json.loads(capsys.readouterr().out)["events"]]
+        assert 0 == main(["wallet", "deploy", "--supply", "7", "--confirmations", "1", "--url", url, *shared[:2], *secret])
+        assert "7 tokens are " in capsys.readouterr().out
     monkeypatch.setattr(wallet_desk, "OUTAGE_S", 0.1)
     assert 2 == main(["wallet", "balance", *shared])
     assert "the node cannot be reached" in capsys.readouterr().err

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import signal
 import sys
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from srwan.clock import Clock
-from srwan.errors import ConfigError
+from srwan.errors import ConfigError, RemoteProtocolError, StoreUnavailable
 from srwan.identity import Identity
+from srwan.ledger_client.accounting.journal import Journal
 from srwan.ledger_client.exchange.open_store import open_store_at
 from srwan.ledger_client.settlement.keystore import open_wallet, read_passphrase_file
 from srwan.ledger_client.settlement.signing import Address, SettlementDomain, WalletKey
@@ -32,6 +35,7 @@ from srwan.ledger_client.validation.events import (
     QuorumReached,
     ValidatorExposed,
 )
+from srwan.ledger_client.validation.offer_shelf import OfferShelf
 from srwan.ledger_client.validation.service import ValidatorService
 from srwan.ledger_client.validation.validator import SLOT_S
 from srwan.settlement_config import conceal_url
@@ -52,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keystore", required=True, type=Path, metavar="FILE", help="the validator's wallet")
     parser.add_argument("--passphrase-file", required=True, type=Path, metavar="FILE", help="holds the wallet's passphrase; mode 0600")
     parser.add_argument("--identity", type=Path, metavar="FILE", help="router key that signs verdicts; made if missing (KEYSTORE.identity)")
+    parser.add_argument("--offers", type=Path, metavar="FILE", help="keeps the offers seen, which stores prune (KEYSTORE.offers)")
     parser.add_argument(
         "--slot-s", type=int, default=SLOT_S, metavar="N", help=f"seconds of a turn, the same for all validators ({SLOT_S})"
     )
@@ -102,15 +107,31 @@ async def _validate(options: argparse.Namespace, contract: Address, key: WalletK
         chain_id = chain.chain_id
         await chain.aclose()
     outbox = options.keystore.with_name(f"{options.keystore.name}.outbox")
+    path = options.offers or options.keystore.with_name(f"{options.keystore.name}.offers")
     async with (
+        _open_shelf(path) as offers,
         await JsonRpcSettlement.open(options.settlement, SettlementDomain(chain_id, contract), options=node, outbox=outbox) as settlement,
         open_store_at(options.store) as store,
     ):
-        service = ValidatorService(store, settlement, identity, key, Clock(), slot_s=options.slot_s)
+        service = ValidatorService(store, settlement, identity, key, Clock(), slot_s=options.slot_s, offers=offers)
         service.on_event(lambda event: _show(options.json, event))
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run)
             _greet(options, service, key)
+
+
+@contextlib.asynccontextmanager
+async def _open_shelf(path: Path) -> AsyncGenerator[OfferShelf]:
+    """Open the file of offers for the duration of the block."""
+    journal = await trio.to_thread.run_sync(Journal, path)
+    try:
+        try:
+            offers = await trio.to_thread.run_sync(OfferShelf, journal, time.time_ns())
+        except RemoteProtocolError as error:
+            raise StoreUnavailable(str(path), f"holds what is no offer ({error})", "name another file with --offers") from None
+        yield offers
+    finally:
+        journal.close()
 
 
 def _greet(options: argparse.Namespace, service: ValidatorService, key: WalletKey) -> None:

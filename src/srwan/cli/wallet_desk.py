@@ -168,13 +168,20 @@ class Desk:
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 
-    def open_settlement(self) -> contextlib.AbstractAsyncContextManager[ContractSettlement]:
-        """Open the engine; raises as `srwan.engines.open_settlement`."""
-        return open_settlement(self.config, outbox_suffix=OUTBOX_SUFFIX, outage_s=OUTAGE_S)
+    def open_settlement(self, *, is_sending: bool = False) -> contextlib.AbstractAsyncContextManager[ContractSettlement]:
+        """Open the engine; raises as `srwan.engines.open_settlement`.
+
+        Args:
+            is_sending: the action may send a transaction. Only then it takes the outbox, so that one can look while another command waits.
+        """
+        return open_settlement(self.config, outbox_suffix=OUTBOX_SUFFIX if is_sending else None, outage_s=OUTAGE_S)
 
     @contextlib.asynccontextmanager
     async def sending(self, *, is_embedded: bool | None = None, confirmations: int = 0) -> AsyncGenerator[None]:
-        """Say that a transaction takes its time, where it does, and from time to time that it still does."""
+        """Say that a transaction takes its time, where it does, and from time to time that it still does.
+
+        The engine must have been opened with `is_sending`.
+        """
         settings = self.config.settlement
         if settings.is_embedded if is_embedded is None else is_embedded:
             yield

@@ -117,7 +117,7 @@ async def deposit(desk: Desk) -> Shown:
     """Move free tokens into escrow."""
     desk.confirm(f"move {_spoken(desk.options.amount)} into escrow")
     key = await desk.unlock()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         amount = _amount(desk.options.amount, (await settlement.account(key.address)).balance_microtoken, "that are free")
         async with desk.sending():
             await settlement.deposit(key, amount)
@@ -133,7 +133,7 @@ async def transfer(desk: Desk) -> Shown:
     key = await desk.unlock()
     if to == key.address:
         raise ConfigError("TO", "that is this wallet itself", "name another one")
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         amount = _amount(desk.options.amount, (await settlement.account(key.address)).balance_microtoken, "that are free")
         async with desk.sending():
             await settlement.transfer(key, to, amount)
@@ -147,7 +147,7 @@ async def withdraw(desk: Desk) -> Shown:
     if desk.options.amount is not None:
         return await _request_withdraw(desk)
     key = await desk.unlock()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         account, now_s = await settlement.account(key.address), await time_s(settlement)
         while desk.options.wait and account.withdrawing_microtoken and now_s < account.withdraw_at_s:
             desk.tell(withdrawal_line(account, now_s))
@@ -169,7 +169,7 @@ async def _request_withdraw(desk: Desk) -> Shown:
     asked: int = desk.options.amount
     desk.confirm(f"ask {_spoken(asked)} of the escrow back" if asked else "take back what was asked for")
     key = await desk.unlock()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         before = await settlement.account(key.address)
         if before.withdrawing_microtoken and asked:
             desk.tell(f"this replaces the {tokens(before.withdrawing_microtoken)} asked back before; the delay begins again")
@@ -185,7 +185,7 @@ async def _request_withdraw(desk: Desk) -> Shown:
 async def collect(desk: Desk) -> Shown:
     """Move earnings that can be disputed no more to the free balance of their wallet."""
     address = desk.address()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         period, window_s = await settlement.period(), await settlement.window_s()
         locked = await locked_earnings(settlement, address, desk.options.periods)
         ready = sum(amount for number, amount in locked if number + 2 <= period)
@@ -217,7 +217,7 @@ async def unvote(desk: Desk) -> Shown:
 
 async def _vote(desk: Desk, candidate: Address | None) -> Shown:
     key = await desk.unlock()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         async with desk.sending():
             await settlement.vote(key, candidate)
         account = await settlement.account(key.address)
@@ -236,7 +236,7 @@ async def seat(desk: Desk) -> Shown:
     """Give a candidate its seat among those who share the dividend."""
     candidate: Address = desk.options.candidate
     key = await desk.unlock()
-    async with desk.open_settlement() as settlement:
+    async with desk.open_settlement(is_sending=True) as settlement:
         seats = await settlement.seats()
         if candidate not in seats:
             async with desk.sending():

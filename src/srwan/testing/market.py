@@ -31,6 +31,7 @@ from srwan.ledger_client.settlement.terms import PathTerms, price_of
 from srwan.ledger_client.settlement.ticket import PathTicket, sign_ticket
 from srwan.ledger_client.validation.claim import ClaimFiling
 from srwan.ledger_client.validation.events import Event, Request
+from srwan.ledger_client.validation.offer_shelf import OfferShelf
 from srwan.ledger_client.validation.service import ValidatorService
 from srwan.types import NodeId
 
@@ -133,18 +134,19 @@ class Market:
             await market.start(seat)
         return market
 
-    def _seat(self, name: str) -> Seat:
+    def _seat(self, name: str, offers: OfferShelf | None = None) -> Seat:
         clock = Clock(lambda: self._moment[0] * NS_PER_S, lambda: self._moment[0] * NS_PER_S)
-        return Seat(name, ValidatorService(self.store, self.settlement, router(name), wallet(name), clock, slot_s=SLOT_S))
+        service = ValidatorService(self.store, self.settlement, router(name), wallet(name), clock, slot_s=SLOT_S, offers=offers)
+        return Seat(name, service)
 
     async def start(self, seat: Seat) -> None:
         """Let a validator read the store and the set, as when it is started."""
         await seat.service.start()
         seat.revision = await self.store.revision()
 
-    async def restart(self, seat: Seat) -> None:
-        """Kill a validator and start it again: all it knows is in the store."""
-        fresh = self._seat(seat.name)
+    async def restart(self, seat: Seat, offers: OfferShelf | None = None) -> None:
+        """Kill a validator and start it again: all it knows is in the store, and on its shelf of offers if it has one."""
+        fresh = self._seat(seat.name, offers)
         seat.service, seat.events, seat.on_request = fresh.service, fresh.events, fresh.on_request
         await self.start(seat)
 

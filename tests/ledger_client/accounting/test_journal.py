@@ -153,6 +153,54 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert [b"first", b"fourth"] == records_of(path)
 
 
+def test_after_a_failed_sync_nothing_counts_as_kept_until_all_was_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j"
+
+    def fail(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Journal(path) as journal:
+        journal.append(b"1")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", fail)
+            with pytest.raises(StoreUnavailable, match="Input/output error"):
+                journal.sync()
+        for _ in range(2):  # the system has let go of the pages that it could not write: its next "done" says nothing of them
+            with pytest.raises(StoreUnavailable, match="since the disk failed"):
+                journal.sync()
+        assert journal.is_worth_compacting
+        journal.compact([b"1", b"2"])
+        journal.sync()
+        assert not journal.is_worth_compacting
+    assert [b"1", b"2"] == records_of(path)
+
+
+def test_what_cannot_be_cut_off_at_once_is_before_anything_is_put_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j"
+    write = os.write
+
+    def write_half(file: int, data: bytes) -> int:
+        write(file, bytes(data)[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(_file: int, _size: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Journal(path) as journal:
+        journal.append(b"1")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "write", write_half)
+            broken.setattr(os, "ftruncate", fail)
+            with pytest.raises(StoreUnavailable, match="No space left"):
+                journal.append(b"lost")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "ftruncate", fail)
+            with pytest.raises(StoreUnavailable, match="Input/output error"):
+                journal.append(b"lost, too")
+        journal.append(b"2")
+    assert [b"1", b"2"] == records_of(path)
+
+
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreUnavailable, match="cannot be used"):

@@ -178,6 +178,18 @@ def test_when_it_is_full_strangers_go_first(
     assert [sellers[0].node_id, sellers[2].node_id] == [offer.seller for offer in book.offers()]
 
 
+def test_to_who_takes_free_relays_only_a_member_is_free_until_it_answered(
+    make_offer: MakeOffer, sellers: tuple[Identity, ...], wall_s: int
+) -> None:
+    node = sellers[0].node_id
+    book = OfferBook(ME, random.Random(1), are_unknown_free=True)
+    book.set_members([node], 0.0)
+    assert 0 == book.price_of(node, wall_s * NS)
+    assert [node] == book.requests_to_send(0.0)
+    book.receive_answer(node, make_offer(0, 5).record(sellers[0]), 0.0, wall_s * NS)
+    assert 5 == book.price_of(node, wall_s * NS)
+
+
 # -- anonymous sellers
 
 
@@ -210,34 +222,23 @@ def test_an_anonymous_seller_needs_a_bond_its_escrow_and_to_answer_itself(
     assert [None, None, 5, None] == prices
 
 
-@pytest.mark.parametrize(("bond", "expected"), [(99, None), (100, 5)])
-def test_a_bond_must_be_as_large_as_the_buyer_asks(
+@pytest.mark.parametrize(
+    ("signer", "bond", "expected"), [(0, 99, None), (0, 100, 5), (1, 1000, None)], ids=["too-small", "just-enough", "of-another-wallet"]
+)
+def test_a_bond_must_be_as_large_as_the_buyer_asks_and_of_the_seller_s_own_wallet(
     book: OfferBook,
     make_offer: MakeOffer,
     sellers: tuple[Identity, ...],
     wallets: tuple[WalletKey, ...],
     domain: SettlementDomain,
     wall_s: int,
+    signer: int,
     bond: int,
     expected: int | None,
 ) -> None:
     node = sellers[0].node_id
     book.set_members([node], 0.0)
-    book.receive_answer(node, make_offer(0, 5, bond=sign_bond(wallets[0], domain, node, bond)).record(sellers[0]), 0.0, wall_s * NS)
+    offer = make_offer(0, 5, bond=sign_bond(wallets[signer], domain, node, bond))
+    book.receive_answer(node, offer.record(sellers[0]), 0.0, wall_s * NS)
     book.note_escrow(wallets[0].address, 10**6)
     assert expected == book.price_of(node, wall_s * NS)
-
-
-def test_a_bond_of_another_wallet_certifies_nobody(
-    book: OfferBook,
-    make_offer: MakeOffer,
-    sellers: tuple[Identity, ...],
-    wallets: tuple[WalletKey, ...],
-    domain: SettlementDomain,
-    wall_s: int,
-) -> None:
-    node = sellers[0].node_id
-    book.set_members([node], 0.0)
-    book.receive_answer(node, make_offer(0, 5, bond=sign_bond(wallets[1], domain, node, 1000)).record(sellers[0]), 0.0, wall_s * NS)
-    book.note_escrow(wallets[0].address, 10**6)
-    assert None is book.price_of(node, wall_s * NS)

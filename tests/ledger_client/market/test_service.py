@@ -57,6 +57,7 @@ class Town:
         make: Callable[[int, Version], Offer] | None = None,
         store: MemoryStore | None = None,
         domain: SettlementDomain | None = None,
+        are_strangers_read: bool = True,
     ) -> MarketService:
         node = identity.node_id
         self.channels[node] = self.network.control_channel(node)
@@ -71,6 +72,7 @@ class Town:
             make=make,
             store=store,
             escrow_of=self.escrow_of,
+            are_strangers_read=are_strangers_read,
         )
         await self.nursery.start(service.run)
         return service
@@ -102,6 +104,24 @@ async def test_a_member_is_asked_once_its_price_is_wanted_and_then_known(
         assert ((), None, None) == (buyer.book.offers(), here.price(buyer, sellers[1]), here.price(buyer, sellers[2]))
         await trio.sleep(3)
         assert (5, 0) == (here.price(buyer, sellers[1]), here.price(buyer, sellers[2]))
+
+
+async def test_who_neither_pays_nor_charges_reads_the_offers_of_members_alone(
+    autojump_clock: trio.testing.MockClock, sellers: tuple[Identity, ...], wallets: tuple[WalletKey, ...]
+) -> None:
+    store = MemoryStore()
+    async with town() as here:
+        wall_ns = here.clock.wall_ns()
+        for index in (1, 2):
+            offer = asking(sellers[index], wallets[index], 5)(wall_ns, Version(wall_ns // NS, 0))
+            await store.put(offer.record(sellers[index]), wall_ns)
+        here.channels[sellers[1].node_id] = here.network.control_channel(sellers[1].node_id)  # a member that answers nobody
+        buyer = await here.open(sellers[0], store=store, are_strangers_read=False)
+        everybody = await here.open(sellers[3], store=store)
+        await trio.sleep(1)
+        assert [sellers[1].node_id] == [offer.seller for offer in buyer.book.offers()]
+        assert 5 == here.price(buyer, sellers[1])
+        assert {sellers[1].node_id, sellers[2].node_id} == {offer.seller for offer in everybody.book.offers()}
 
 
 async def test_a_new_price_comes_through_the_ditex(

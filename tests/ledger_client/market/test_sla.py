@@ -107,6 +107,18 @@ def test_all_detours_of_a_period_together_stay_within_the_budget(account: SlaAcc
     assert (0, 1000) == (account.left_microtoken(wall_s * NS), account.left_microtoken((wall_s + 3600) * NS))
 
 
+@pytest.mark.parametrize(("later_s", "told_microtoken"), [(0, 200), (3600, 0)], ids=["in the same period", "in the next one"])
+def test_what_is_told_as_spent_is_that_of_the_present_period(
+    account: SlaAccount, quote: Callable[[int], Quote], wall_s: int, later_s: int, told_microtoken: int
+) -> None:
+    feed(account, wall_s, SLOW, SLOW, SLOW)
+    account.buy(quote(5), b"first", 700, wall_s * NS)
+    account.spent(b"first", 200)
+    feed(account, wall_s + later_s, *[GOOD] * 10)
+    events = [account.next_event() for _ in range(3)]
+    assert [told_microtoken] == [event.spent_microtoken for event in events if isinstance(event, AgreementRestored)]
+
+
 def test_evidence_is_signed_bounded_and_read_back(
     account: SlaAccount, agreement: Agreement, sellers: tuple[Identity, ...], wall_s: int
 ) -> None:

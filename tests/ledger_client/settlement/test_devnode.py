@@ -146,7 +146,10 @@ async def test_pages_in_a_browser_cannot_use_it(served: Served) -> None:
     json_type = {"content-type": "application/json"}
 
     assert 403 == (await served.http.post("/", content=question, headers={"content-type": "text/plain"})).status_code
-    assert 403 == (await served.http.post("/", content=question, headers=json_type | {"host": "evil.example"})).status_code
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8545", "127.evil.example", "localhost:", "[::1].evil"):
+        assert 403 == (await served.http.post("/", content=question, headers=json_type | {"host": host})).status_code
+    for host in ("localhost", "LOCALHOST:8545", "127.0.0.1", "[::1]:1"):
+        assert 200 == (await served.http.post("/", content=question, headers=json_type | {"host": host})).status_code
     assert 405 == (await served.http.get("/", headers=json_type)).status_code
 
 
@@ -195,7 +198,7 @@ async def test_several_clients_share_one_chain(served: Served, deployer: WalletK
 
 
 async def test_it_listens_on_loopback_only_and_its_end_is_noticed(served: Served) -> None:
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org", "localhost.example.org"):
         with pytest.raises(ValueError, match="loopback"):
             async with open_devnode(served.engine.chain, host=host):
                 pass
