@@ -58,8 +58,9 @@ def test_the_eight_steps_happen_and_nothing_is_left(tmp_path: Path) -> None:
     assert result["received"] + result["lost"] == result["sent"]
     assert result["relayed_ms"] < result["direct_ms"] + 75 < result["congested_direct_ms"]
     kinds = [event["kind"] for event in result["events"]]
-    assert ["PathDegraded", "PathSwitched"] == [kind for kind in kinds if kind in ("PathDegraded", "PathSwitched")][:2]
-    assert {"PathDied", "DirectRestored"} <= set(kinds)
+    first = [kinds.index(kind) for kind in ("PathDegraded", "PathSwitched", "DirectRestored")]
+    assert first == sorted(first)
+    assert "PathDied" in kinds[first[0] :]
     assert 0 <= result["reporter_takeover_s"] < 60  # by a standby, or by the next epoch's reporter if the minute ended then
     assert any("direct" in event["detail"] and "via" in event["detail"] for event in result["events"] if event["kind"] == "PathSwitched")
     assert result["settled"] == result["claims"] >= 1

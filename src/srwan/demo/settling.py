@@ -23,7 +23,8 @@ DEPOSIT_MICROTOKEN = 8 * PRICE_MICROTOKEN
 RECEIPT_S = 3.0
 """Receipts come every two seconds; so long after the last packet the last ticket is with the relays."""
 BOUND_TIMEOUT_S = 30.0
-SETTLED_TIMEOUT_S = 60.0
+SETTLED_TIMEOUT_S = 120.0
+"""On an idle machine it takes 15 s; a relay that starts again has to be a member first, and a late claim waits for another turn."""
 LOOK_S = 0.25
 
 
