@@ -184,8 +184,8 @@ class Gateway:
     @property
     def prefixes(self) -> tuple[list[PrefixOwner], list[PrefixOwner]]:
         """What is ours, and which networks lie behind whom: without an owner where nobody can be reached now."""
-        ours = [(network.network_address.packed, network.prefixlen, None) for network in self._own]
-        routes = [
+        ours: list[PrefixOwner] = [(network.network_address.packed, network.prefixlen, None) for network in self._own]
+        routes: list[PrefixOwner] = [
             (network.network_address.packed, network.prefixlen, node if isinstance(node, bytes) and node in self._gateways else None)
             for network, node in self._entries
         ]

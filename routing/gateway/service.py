@@ -1,8 +1,9 @@
 """The shell of the gateway: packets between a TUN device and flows to other gateways. Decides nothing about packets (`gateway.py`).
 
 One task reads the TUN: it takes up to 64 packets, has them judged, and hands them to the flows batch by batch; nothing is awaited per
-packet. Where the data plane reads and writes the TUN by itself (`Forwarder.tun_plane`), that task waits, and the same is done with the packets
-that the plane leaves to us: the first ones of a flow, those that somebody must be told about, those that want a closer look. What comes from peers is written to the TUN after each batch of datagrams, in the overlay's loop.
+packet. Where the data plane reads and writes the TUN by itself (`Forwarder.tun_plane`), that task waits, and the same is done with the
+packets that the plane leaves to us: the first ones of a flow, those that somebody must be told about, those that want a closer look. What
+comes from peers is written to the TUN after each batch of datagrams, in the overlay's loop.
 
 A flow to a gateway, one for each traffic class, starts with the first packet and ends when it was idle for `IDLE_S`; while it has no
 session yet, up to `HELD_PACKETS_MAX` packets wait up to `HELD_S` for it, so that the first packet of a conversation is not lost.

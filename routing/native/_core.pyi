@@ -6,7 +6,7 @@ A plane's methods are for one Python thread; its own thread runs beside them.
 # ruff: noqa: PYI021 - C has no place for docstrings that a reader would find, so they stand here
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from srwan.types import UdpAddress
 
@@ -19,11 +19,11 @@ MOVED: Final[int]
 DROPPED: Final[int]
 """(kind, neighbour or 0, reason, source): a packet was dropped; one of the first in a second."""
 RECEIVED: Final[int]
-"""(kind, neighbour, sender, path_tag, (packets, octets, raw_ns_sum, highest_seq, burst_kbps), srh, seq, tx_ns, rx_ns): what the gateway took
-on a path tag; with an SRH, the last of it is to be answered."""
+"""(kind, neighbour, sender, path_tag, (packets, octets, raw_ns_sum, highest_seq, burst_kbps), srh, seq, tx_ns, rx_ns): what the gateway
+took on a path tag; with an SRH, the last of it is to be answered."""
 SEAL_BATCH_MAX: Final[int]
 
-Moments = Sequence[tuple[int, int, int, int, int, int, int]]
+Moments: TypeAlias = Sequence[tuple[int, int, int, int, int, int, int]]
 """Of (peer, traffic class, path tag, CLOCK_MONOTONIC, packets, octets, seq): what was sent until then, since the one before."""
 
 class SessionKeys:
@@ -116,7 +116,9 @@ class Plane:
         """Return IP packets of the TUN that are for Python."""
     def tun_errno(self) -> int:
         """Return why the TUN cannot be read any more, or 0."""
-    def set_networks(self, ours: list[tuple[bytes, int, int]], routes: list[tuple[bytes, int, int]], mtu_bytes: int, classes: bytes, /) -> None:
+    def set_networks(
+        self, ours: list[tuple[bytes, int, int]], routes: list[tuple[bytes, int, int]], mtu_bytes: int, classes: bytes, /
+    ) -> None:
         """Replace networks (address, bits, number of the peer; 0: nobody), and the class of each DSCP and ECN octet."""
     def set_shifts(self, tx_ns: int, rx_ns: int, /) -> None:
         """Say what makes CLOCK_MONOTONIC, and CLOCK_REALTIME, the clock of payloads' stamps."""

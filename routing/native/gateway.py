@@ -127,9 +127,7 @@ class NativeGateway:
         """Say which path packets take from now on; see `TunPlane.set_lane`."""
         lane = self._lanes.get((peer, traffic_class))
         if lane is None:
-            lane = self._lanes[peer, traffic_class] = _Lane(
-                self._tables.number_of(peer), TUNNEL_FLOW_MIN | traffic_class, paths, path_tag
-            )
+            lane = self._lanes[peer, traffic_class] = _Lane(self._tables.number_of(peer), TUNNEL_FLOW_MIN | traffic_class, paths, path_tag)
         elif lane.paths == paths and lane.path_tag == path_tag:
             return
         lane.paths, lane.path_tag = paths, path_tag

@@ -146,9 +146,7 @@ async def running(**changes: Any) -> AsyncIterator[Scene]:
         on_event=lambda callback: hooks.update(event=callback),
         count_drop=lambda reason, peer: world.blames.append((peer, reason)),
     )
-    routing = SimpleNamespace(
-        open_tunnel=open_tunnel, on_packets=lambda callback: hooks.update(packets=callback), close_tun=lambda: None
-    )
+    routing = SimpleNamespace(open_tunnel=open_tunnel, on_packets=lambda callback: hooks.update(packets=callback), close_tun=lambda: None)
     service = GatewayService(
         config,
         gateway,
