@@ -27,7 +27,7 @@ TARGET = ROOT / "tests/routing/fuzz_native_step.c"
 TUN_TARGET = ROOT / "tests/routing/fuzz_native_tun.c"
 ROUTER = "first"
 END_APP = 0xFF01
-TESTS = ("test_sr_vectors.py", "test_forwarder_contract.py", "test_native_tables.py", "test_native.py")
+TESTS = ("test_sr_vectors.py", "test_forwarder_contract.py", "test_native_tables.py", "test_native.py", "test_native_tun.py")
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror")
 SANITIZE = "address,undefined"
 

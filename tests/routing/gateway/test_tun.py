@@ -245,6 +245,7 @@ def test_packets_arrive_one_by_one_as_they_were_sent(chain: Chain) -> None:
         found = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
         found.bind((chain.far.ports[0].device, 0x0800))
         found.settimeout(5)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # all of the train, however late it is read
         return found
 
     def inject() -> socket.socket:
