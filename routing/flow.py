@@ -114,8 +114,8 @@ class Flow:
         """
         if self._is_closed:
             raise PathClosed(f"the flow to {self.peer!r} is closed; open a new path")
-        if self._service.has_fast_tunnels:
-            seq = self._service._take_seqs(self, len(packets))
+        if self._service.tunnels.is_open:
+            seq = self._service.tunnels.take_seqs(self, len(packets))
         else:
             seq = self._next_seq
             self._next_seq += len(packets)
@@ -133,7 +133,7 @@ class Flow:
         if self.is_paused is not is_paused:
             self.is_paused = is_paused
             if not self._is_closed:
-                self._service._follow(self)
+                self._service.tunnels.follow(self)
 
     def _wake(self) -> None:
         self._has_news.set()

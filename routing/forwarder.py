@@ -56,12 +56,15 @@ class DataSent:
 
     peer: NodeId
     traffic_class: int
+    """0..255."""
     path_tag: int
+    """64 bits."""
     at: float
     """When the last of them left, monotonic s."""
     packets: int
+    """How many."""
     octets: int
-    """Of the packets."""
+    """Of IP packets."""
     seq: int
     """Of the last one, in its flow."""
 

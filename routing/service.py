@@ -10,7 +10,6 @@ agree up to the error of group time, and those of two paths with the same ends c
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import random
@@ -31,7 +30,7 @@ from srwan.routing.control import PathControl
 from srwan.routing.egress import AckArrived, FlowClosed, FlowInbox, FlowPacket, NoticeArrived
 from srwan.routing.finder import PathFinder, Relays
 from srwan.routing.flow import Flow, FlowEvent
-from srwan.routing.forwarder import Forwarder, ForwarderEvent, GatewayReading, PrefixOwner
+from srwan.routing.forwarder import Forwarder, ForwarderEvent
 from srwan.routing.handshake_ways import HandshakeWays
 from srwan.routing.in_band import HandshakeArrived
 from srwan.routing.load import RelayLoad
@@ -43,7 +42,8 @@ from srwan.routing.policy import PathMode, PathPolicy
 from srwan.routing.prices import Prices
 from srwan.routing.reception import PathStatistics, StatisticsTable
 from srwan.routing.relay import NeedSession
-from srwan.routing.sid import Function, Sid, locator_of
+from srwan.routing.sid import Function, Sid, locator_of, path_segments
+from srwan.routing.tunnels import INTERVAL_S, Tunnels
 from srwan.types import NodeId
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ COUNT_INTERVAL_S = 5.0
 FLOWS_MAX = 1024
 """Flows that applications of this node hold at once; each open one costs up to 15 small packets a second."""
 _FLAGS = {PathMode.SINGLE: 0, PathMode.REPEAT: int(DataFlags.REPEATED), PathMode.SPREAD: int(DataFlags.ORDERED)}
-TUNNEL_INTERVAL_S = 0.05
-"""How often what the data plane sent by itself is read: silence of a path is noticed by it, and the evaluations are 0.2 s apart."""
 ACCEPT_QUEUE_MAX = 64
 """New flows that wait for `accept`; more are left in their inboxes until there is room."""
 
@@ -123,12 +121,13 @@ class RoutingService:
         self._holding: dict[FlowInbox, None] = {}
         self._flows: dict[tuple[NodeId, int], Flow] = {}
         self._by_tag: dict[int, Flow] = {}
+        self.tunnels = Tunnels(self.forwarder.tun_plane, self._flows)
+        """Flows whose packets the data plane moves by itself."""
         self._waiting: deque[Flow] = deque()
         self._has_waiting = trio.Event()
         self._timer_changed = trio.Event()
         self._listeners: list[Callable[[object], None]] = []
         self._take_packets: Callable[[NodeId, list[FlowPacket]], None] | None = None
-        self._take_tun_packets: Callable[[list[bytes]], None] | None = None
         overlay.on_plane_batch(DATA_PLANE, self._receive_batch)
         overlay.after_batch(self._after_batch)
         overlay.on_event(self._on_overlay_event)
@@ -180,7 +179,7 @@ class RoutingService:
             raise RoutingError(f"{FLOWS_MAX} flows are open; close some")
         flow = self._adopt(self.forwarder.claim(peer, TUNNEL_FLOW_MIN | traffic_class), policy)
         try:
-            self._follow(flow)
+            self.tunnels.follow(flow)
         except LimitExceeded:
             flow.close()
             raise
@@ -189,43 +188,6 @@ class RoutingService:
     def on_packets(self, callback: Callable[[NodeId, list[FlowPacket]], None]) -> None:
         """Have `callback` called with the IP packets that a member sent to this node's gateway, after each batch. One at most."""
         self._take_packets = callback
-
-    def open_tun(self, descriptor: int, callback: Callable[[list[bytes]], None], *, has_udp: bool) -> None:
-        """Have the data plane read and write the gateway's TUN by itself, as far as it can; it must have a `Forwarder.tun_plane`.
-
-        Args:
-            descriptor: of the TUN, non-blocking, with IFF_VNET_HDR; a duplicate is kept until `close_tun`.
-            callback: called with packets of the TUN that are left to the gateway; with none when the TUN is gone.
-            has_udp: whether it takes large UDP packets.
-
-        Raises:
-            OSError: it cannot; nothing changed.
-        """
-        tun = self.forwarder.tun_plane
-        assert tun is not None
-        tun.open(descriptor, has_udp=has_udp)
-        self._take_tun_packets = callback
-        self._timer_changed.set()
-
-    def close_tun(self) -> None:
-        """Have the data plane leave the TUN alone. A second call does nothing."""
-        self._take_tun_packets = None
-        if self.forwarder.tun_plane is not None:
-            self.forwarder.tun_plane.close()
-
-    def set_networks(self, ours: Sequence[PrefixOwner], routes: Sequence[PrefixOwner], *, mtu_bytes: int, classes: bytes) -> None:
-        """Show the data plane which IP packets are whose; see `TunPlane.set_networks`."""
-        if self.forwarder.tun_plane is not None:
-            self.forwarder.tun_plane.set_networks(ours, routes, mtu_bytes=mtu_bytes, classes=classes)
-
-    def read_tun(self) -> GatewayReading | None:
-        """Return what the data plane moved between the TUN and peers by itself; None: it does not."""
-        return None if self.forwarder.tun_plane is None else self.forwarder.tun_plane.reading()
-
-    @property
-    def has_fast_tunnels(self) -> bool:
-        """Whether the data plane reads and writes the TUN by itself."""
-        return self.forwarder.tun_plane is not None and self.forwarder.tun_plane.is_open
 
     async def accept(self) -> Flow:
         """Wait for a flow that a peer opened. Several may wait."""
@@ -260,7 +222,7 @@ class RoutingService:
             if self.load is not None and now >= self.load.look_at:
                 self._tell_load(self.load, now)
             self._release_held()
-            self._count_tunnels()
+            self.tunnels.count_sent()
             if now >= count_at:
                 count_at = now + COUNT_INTERVAL_S
                 self._tell_counters()
@@ -278,8 +240,8 @@ class RoutingService:
         timers = [timer for control in controls if (timer := control.get_timer()) is not None]
         timers += [rank_at] if timers else []
         timers += [] if self.load is None else [self.load.look_at]
-        if controls and self.has_fast_tunnels:
-            timers.append(self._clock.now() + TUNNEL_INTERVAL_S)
+        if controls and self.tunnels.is_open:
+            timers.append(self._clock.now() + INTERVAL_S)
         due_ns = min((inbox.due_ns for inbox in self._holding if inbox.due_ns is not None), default=None)
         if due_ns is not None:
             timers.append(self._clock.now() + max(0, due_ns - self._gossip.read_stamp_ns()) / 1e9)
@@ -312,18 +274,7 @@ class RoutingService:
                 self._timer_changed.set()
         if needs_flush:
             self._overlay.flush()
-        if self._take_tun_packets is not None:
-            self._hand_over(self._take_tun_packets)
-
-    def _hand_over(self, take: Callable[[list[bytes]], None]) -> None:
-        """Give the gateway what the data plane left of the TUN's packets."""
-        tun = self.forwarder.tun_plane
-        assert tun is not None
-        packets = tun.take_packets()
-        if packets:
-            take(packets)
-        if tun.gone_errno:
-            take([])
+        self.tunnels.hand_over()
 
     def _act_on(self, event: ForwarderEvent, now: float) -> bool:
         """Do what follows from an event; return whether sessions have something to send."""
@@ -332,7 +283,7 @@ class RoutingService:
                 flow = self._by_tag.get(tag)
                 if flow is not None and flow.peer == peer and flow.control is not None:
                     if flow.id >= TUNNEL_FLOW_MIN:
-                        self._count_tunnels()  # it answers what the control must know of first
+                        self.tunnels.count_sent()  # it answers what the control must know of first
                     flow.control.receive_ack(event.ack, now)
                     self._drain(flow, now)
                     flow._wake()
@@ -447,7 +398,7 @@ class RoutingService:
         for excess in load.look(self.forwarder.counters().relayed, now):
             notice = Notice(NoticeReason.OVERLOADED, locator_of(self._node_id), excess.share_permille)
             payload = Payload(PayloadKind.NOTICE, 0, 0, self._gossip.read_stamp_ns(), notice.encode())
-            self.forwarder.send_payload(_segments((), excess.neighbour), excess.path_tag, excess.neighbour, payload.encode())
+            self.forwarder.send_payload(path_segments((), excess.neighbour), excess.path_tag, excess.neighbour, payload.encode())
 
     def _tell_deliveries(self) -> None:
         """Let gossip compare what the watched paths deliver with what their relays tell: the only check that finds some lies."""
@@ -463,41 +414,12 @@ class RoutingService:
         assert control is not None
         for packet in control.packets_to_send(now):
             payload = Payload(packet.kind, 0, packet.seq, self._gossip.read_stamp_ns(), packet.body)
-            self.forwarder.send_payload(_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
+            self.forwarder.send_payload(path_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
         while (event := control.next_event()) is not None:
             if isinstance(event, (PathSwitched, PathDied)):
                 log.info("flow %08x to %s: %s", flow.id, self._name_of(flow.peer), event.reason)
             self._tell(FlowEvent(flow.peer, flow.id, event))
-        self._follow(flow)
-
-    def _follow(self, flow: Flow) -> None:
-        """Show the data plane which path packets of a tunnel take now, if it sends them by itself."""
-        tun = self.forwarder.tun_plane
-        if flow.id < TUNNEL_FLOW_MIN or tun is None or not tun.is_open:
-            return
-        control = flow.control
-        routes = () if control is None or control.is_closed or flow.is_paused else control.routes()
-        if not routes:
-            tun.set_lane(flow.peer, flow.id & 0xFF)
-            return
-        relays, path_tag = routes[0]
-        paths = _segments(relays, flow.peer, Function.END_DX4), _segments(relays, flow.peer, Function.END_DT6)
-        tun.set_lane(flow.peer, flow.id & 0xFF, paths, path_tag)
-
-    def _count_tunnels(self) -> None:
-        """Let the controls know what the data plane sent by itself."""
-        tun = self.forwarder.tun_plane
-        if tun is None or not tun.is_open:
-            return
-        for sent in tun.take_sent():
-            flow = self._flows.get((sent.peer, TUNNEL_FLOW_MIN | sent.traffic_class))
-            if flow is not None and flow.control is not None:
-                flow.sent_at = sent.at
-                flow.control.data_sent(sent.at, octets=sent.octets, packets=sent.packets, path_tag=sent.path_tag, seq=sent.seq)
-
-    def _take_seqs(self, flow: Flow, count: int) -> int:
-        assert self.forwarder.tun_plane is not None
-        return self.forwarder.tun_plane.take_seqs(flow.peer, flow.id & 0xFF, count)
+        self.tunnels.follow(flow)
 
     def _send_data(self, flow: Flow, kind: PayloadKind, seq: int, data: bytes) -> bool:
         control = flow.control or self._control_of(flow)
@@ -505,7 +427,7 @@ class RoutingService:
         plaintext = Payload(kind, flow.id, seq, self._gossip.read_stamp_ns(), data, flags, hold_ms).encode()
         is_sent = False
         for relays, path_tag in control.routes():
-            if not self.forwarder.send_payload(_segments(relays, flow.peer), path_tag, flow.peer, plaintext):
+            if not self.forwarder.send_payload(path_segments(relays, flow.peer), path_tag, flow.peer, plaintext):
                 continue
             is_sent = True
             if kind is PayloadKind.DATA:
@@ -521,7 +443,7 @@ class RoutingService:
             return 0
         relays, path_tag = routes[0]
         is_ipv4 = packets[0][0] >> 4 == 4
-        path = _segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
+        path = path_segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
         stamp_ns = self._gossip.read_stamp_ns()  # they leave together
         sent = self.forwarder.send_payloads(path, path_tag, flow.peer, encode_packets(flow.id, seq, stamp_ns, packets))
         now = self._clock.now()
@@ -538,9 +460,7 @@ class RoutingService:
 
     def _forget(self, flow: Flow) -> None:
         self._flows.pop((flow.peer, flow.id), None)
-        if flow.id >= TUNNEL_FLOW_MIN and self.has_fast_tunnels:
-            assert self.forwarder.tun_plane is not None
-            self.forwarder.tun_plane.remove_lane(flow.peer, flow.id & 0xFF)
+        self.tunnels.forget(flow)
         for tag in [tag for tag, owner in self._by_tag.items() if owner is flow]:
             del self._by_tag[tag]
         for inbox_flow in [waiting for waiting in self._waiting if waiting is flow]:
@@ -559,7 +479,7 @@ class RoutingService:
                 for flow in self._flows.values():
                     if flow.control is not None:
                         flow.control.relay_failed(node, self._clock.now())
-                        self._follow(flow)
+                        self.tunnels.follow(flow)
             case HandshakeUnanswered(peer=node):
                 if any(flow.peer == node for flow in self._flows.values()):
                     self._ways.unanswered(node, self._clock.now())
@@ -605,9 +525,3 @@ class RoutingService:
     def _tell(self, event: object) -> None:
         for listener in self._listeners:
             listener(event)
-
-
-@functools.lru_cache(maxsize=4096)
-def _segments(relays: Relays, peer: NodeId, function: Function = Function.END_APP) -> tuple[Sid, ...]:
-    """Return a path's segment list in visiting order; the same few are asked for per packet."""
-    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, function))

@@ -123,7 +123,7 @@ class GatewayService:
         """Move packets until cancelled. Ends, with an error in the log, when somebody removes the interface."""
         self._warn_of_no_forwarding()
         if self._device.offload.is_on:
-            self._routing.open_tun(self._device.descriptor, self._take_packets, has_udp=self._device.offload.has_udp)
+            self._routing.tunnels.open(self._device.descriptor, self._take_packets, has_udp=self._device.offload.has_udp)
         self._refresh()
         try:
             async with trio.open_nursery() as nursery:
@@ -132,7 +132,7 @@ class GatewayService:
                 await (self._has_gone.wait() if self._device.offload.is_on else self._read_loop())
                 nursery.cancel_scope.cancel()
         finally:
-            self._routing.close_tun()
+            self._routing.tunnels.close()
             for tunnel in self._tunnels.values():
                 tunnel.flow.close()
             self._tunnels.clear()
@@ -274,7 +274,7 @@ class GatewayService:
         """Show the data plane what is ours and what lies behind whom, if it moves packets by itself."""
         if self._device.offload.is_on:
             ours, routes = self.gateway.prefixes
-            self._routing.set_networks(ours, routes, mtu_bytes=self._config.mtu_bytes, classes=CLASS_TABLE)
+            self._routing.tunnels.set_networks(ours, routes, mtu_bytes=self._config.mtu_bytes, classes=CLASS_TABLE)
 
     def _set_routes(self) -> None:
         """Make the kernel's routes follow the core's, but for those that would lead our own packets in circles."""
@@ -311,7 +311,7 @@ class GatewayService:
     def status(self) -> dict[str, Any]:
         """Return the state of the gateway as JSON values."""
         gateway = self.gateway
-        reading = self._routing.read_tun() if self._device.offload.is_on else None
+        reading = self._routing.tunnels.reading()
         to_peers, from_peers = _counts(gateway.ingress_counters), _counts(gateway.egress_counters, self._device.drops)
         if reading is not None:
             _add(to_peers, reading.sent, dict(reading.lost))

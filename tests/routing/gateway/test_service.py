@@ -146,7 +146,11 @@ async def running(**changes: Any) -> AsyncIterator[Scene]:
         on_event=lambda callback: hooks.update(event=callback),
         count_drop=lambda reason, peer: world.blames.append((peer, reason)),
     )
-    routing = SimpleNamespace(open_tunnel=open_tunnel, on_packets=lambda callback: hooks.update(packets=callback), close_tun=lambda: None)
+    routing = SimpleNamespace(
+        open_tunnel=open_tunnel,
+        on_packets=lambda callback: hooks.update(packets=callback),
+        tunnels=SimpleNamespace(close=lambda: None, reading=lambda: None),
+    )
     service = GatewayService(
         config,
         gateway,
