@@ -151,8 +151,8 @@ class TunPlane(Protocol):
         """Return the first of `count` sequence numbers of a lane's flow, for packets that are sent by `Forwarder.send_payloads`."""
         ...
 
-    def take_sent(self) -> Iterable[DataSent]:
-        """Yield and forget what was sent since the last call, in order."""
+    def take_sent(self, lane: tuple[NodeId, int] | None = None) -> Iterable[DataSent]:
+        """Yield and forget what was sent since the last call, at least on one lane (peer, traffic class); None: on all."""
         ...
 
     def reading(self) -> GatewayReading:

@@ -283,7 +283,7 @@ class RoutingService:
                 flow = self._by_tag.get(tag)
                 if flow is not None and flow.peer == peer and flow.control is not None:
                     if flow.id >= TUNNEL_FLOW_MIN:
-                        self.tunnels.count_sent()  # it answers what the control must know of first
+                        self.tunnels.count_sent(flow)  # it answers what the control must know of first
                     flow.control.receive_ack(event.ack, now)
                     self._drain(flow, now)
                     flow._wake()
@@ -412,6 +412,8 @@ class RoutingService:
         """Send the keep-alives a path control wants sent, and tell its events."""
         control = flow.control
         assert control is not None
+        if flow.id >= TUNNEL_FLOW_MIN:
+            self.tunnels.count_sent(flow)  # a keep-alive says what was sent before it
         for packet in control.packets_to_send(now):
             payload = Payload(packet.kind, 0, packet.seq, self._gossip.read_stamp_ns(), packet.body)
             self.forwarder.send_payload(path_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
@@ -446,6 +448,7 @@ class RoutingService:
         path = path_segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
         stamp_ns = self._gossip.read_stamp_ns()  # they leave together
         sent = self.forwarder.send_payloads(path, path_tag, flow.peer, encode_packets(flow.id, seq, stamp_ns, packets))
+        self.tunnels.count_sent(flow)  # what left before these
         now = self._clock.now()
         if sent:
             control.data_sent(now, octets=sum(map(len, packets[:sent])), packets=sent, path_tag=path_tag, seq=seq + sent - 1)

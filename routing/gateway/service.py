@@ -123,7 +123,11 @@ class GatewayService:
         """Move packets until cancelled. Ends, with an error in the log, when somebody removes the interface."""
         self._warn_of_no_forwarding()
         if self._device.offload.is_on:
-            self._routing.tunnels.open(self._device.descriptor, self._take_packets, has_udp=self._device.offload.has_udp)
+            try:
+                self._routing.tunnels.open(self._device.descriptor, self._take_packets, has_udp=self._device.offload.has_udp)
+            except OSError as error:
+                self._note_gone(error.strerror or "")
+                return
         self._refresh()
         try:
             async with trio.open_nursery() as nursery:

@@ -128,6 +128,8 @@ class Plane:
         """Forget a lane; return what was sent."""
     def take_seqs(self, peer: int, traffic_class: int, count: int, /) -> int:
         """Take sequence numbers of a lane's flow; return the first."""
+    def read_lane(self, peer: int, traffic_class: int, /) -> Moments:
+        """Return what was sent on one lane since the last reading."""
     def read_lanes(self) -> Moments:
         """Return what was sent on all lanes since the last reading."""
     def set_reception(self, peer: int, path_tag: int, answer_ns: int, answered_ns: int, now_ns: int, /) -> bool:

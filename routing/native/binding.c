@@ -280,6 +280,7 @@ static PyMethodDef plane_methods[] = {
      "set_lane(peer, traffic_class, flow, first, srh4, srh6, path_tag) -> moments"},
     {"remove_lane", (PyCFunction)plane_remove_lane_method, METH_VARARGS, "remove_lane(peer, traffic_class) -> moments"},
     {"take_seqs", (PyCFunction)plane_take_seqs_method, METH_VARARGS, "take_seqs(peer, traffic_class, count) -> int"},
+    {"read_lane", (PyCFunction)plane_read_lane_method, METH_VARARGS, "read_lane(peer, traffic_class) -> moments"},
     {"read_lanes", (PyCFunction)plane_read_lanes, METH_NOARGS, "read_lanes() -> moments"},
     {"set_reception", (PyCFunction)plane_set_reception_method, METH_VARARGS,
      "set_reception(peer, path_tag, answer_ns, answered_ns, now_ns) -> bool"},

@@ -66,6 +66,7 @@ PyObject *plane_set_shifts(PlaneObject *self, PyObject *argument);
 PyObject *plane_set_lane_method(PlaneObject *self, PyObject *argument);
 PyObject *plane_remove_lane_method(PlaneObject *self, PyObject *argument);
 PyObject *plane_take_seqs_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_read_lane_method(PlaneObject *self, PyObject *argument);
 PyObject *plane_read_lanes(PlaneObject *self, PyObject *argument);
 PyObject *plane_set_reception_method(PlaneObject *self, PyObject *argument);
 PyObject *plane_remove_reception_method(PlaneObject *self, PyObject *argument);

@@ -175,11 +175,21 @@ PyObject *plane_take_seqs_method(PlaneObject *self, PyObject *args) {
     return PyLong_FromUnsignedLongLong(plane_take_seqs(self->plane, peer, traffic_class, count));
 }
 
+PyObject *plane_read_lane_method(PlaneObject *self, PyObject *args) {
+    unsigned long long peer;
+    unsigned char traffic_class;
+    struct lane_reading reading;
+    if (!PyArg_ParseTuple(args, "Kb", &peer, &traffic_class))
+        return NULL;
+    plane_read_lane(self->plane, peer, traffic_class, &reading);
+    return moments_to_python(&reading);
+}
+
 PyObject *plane_read_lanes(PlaneObject *self, PyObject *Py_UNUSED(ignored)) {
     struct lane_reading reading;
     size_t at = 0;
     PyObject *list = PyList_New(0);
-    while (list && plane_read_lane(self->plane, &at, &reading))
+    while (list && plane_read_next_lane(self->plane, &at, &reading))
         if (!append_moments(list, &reading))
             Py_CLEAR(list);
     return list;

@@ -121,7 +121,16 @@ uint64_t plane_take_seqs(struct plane *plane, uint64_t peer, unsigned traffic_cl
     return first;
 }
 
-bool plane_read_lane(struct plane *plane, size_t *at, struct lane_reading *reading) {
+void plane_read_lane(struct plane *plane, uint64_t peer, unsigned traffic_class, struct lane_reading *reading) {
+    reading->count = 0;
+    plane_lock(plane);
+    struct lane *lane = lane_find(&plane->gateway, peer, traffic_class);
+    if (lane)
+        read_lane(lane, reading);
+    plane_unlock(plane);
+}
+
+bool plane_read_next_lane(struct plane *plane, size_t *at, struct lane_reading *reading) {
     const struct map *lanes = &plane->gateway.lanes;
     while (*at < lanes->capacity) {
         struct lane *lane = lanes->entries[(*at)++].value;

@@ -160,8 +160,11 @@ bool plane_remove_lane(struct plane *plane, uint64_t peer, unsigned traffic_clas
 /* Take `count` sequence numbers of a lane's flow, for packets that Python sends; the first of them. 0 if there is no such lane. */
 uint64_t plane_take_seqs(struct plane *plane, uint64_t peer, unsigned traffic_class, uint64_t count);
 
+/* Read what one lane sent; nothing if there is no such lane. */
+void plane_read_lane(struct plane *plane, uint64_t peer, unsigned traffic_class, struct lane_reading *reading);
+
 /* Read what lanes sent, from place `*at` of the table on; false at the end. */
-bool plane_read_lane(struct plane *plane, size_t *at, struct lane_reading *reading);
+bool plane_read_next_lane(struct plane *plane, size_t *at, struct lane_reading *reading);
 
 /* Have a path tag of a peer served here, or say anew how its DATA are answered. False: too many, or memory is short. */
 bool plane_set_reception(struct plane *plane, uint64_t peer, uint64_t path_tag, int64_t answer_ns, int64_t answered_ns, int64_t now_ns);

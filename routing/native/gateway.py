@@ -180,9 +180,12 @@ class NativeGateway:
 
     # --- what went out ----------------------------------------------------------------------------------------------
 
-    def take_sent(self) -> Iterable[DataSent]:
-        """Yield and forget what the plane sent until now, in order. Cost: 2 us and 1 us for each 10 ms of a lane."""
-        self.read_sent()
+    def take_sent(self, lane: tuple[NodeId, int] | None = None) -> Iterable[DataSent]:
+        """Yield and forget what the plane sent until now; see `TunPlane.take_sent`. Cost: 1 us a lane and for each 10 ms of sending."""
+        if lane is None:
+            self.read_sent()
+        elif lane in self._lanes:
+            self._note(self._plane.read_lane(self._lanes[lane].number, lane[1]))
         while self._sent:
             yield self._sent.popleft()
 

@@ -340,6 +340,8 @@ static void update_tables(const uint8_t *data, size_t size) {
             plane_set_reception(plane, 2 + data[5] % 4, data[6], data[7], 0, 0);
         if (data[0] & 16)
             plane_remove_reception(plane, 2 + data[5] % 4, data[6], &received);
+        if (data[0] & 64)
+            plane_read_lane(plane, 2 + data[5] % 4, data[6] % 4, &lane);
         if (data[0] & 32)
             plane_take_seqs(plane, 2 + data[5] % 4, data[6] % 4, data[7]);
     }
@@ -353,7 +355,7 @@ static void update_tables(const uint8_t *data, size_t size) {
         require((found ? found->number : 0) == (wanted ? wanted->number : 0), "another network was found");
     }
     networks_free(&networks);
-    for (at = 0; plane_read_lane(plane, &at, &lane);)
+    for (at = 0; plane_read_next_lane(plane, &at, &lane);)
         require(lane.count <= MOMENTS_MAX + 1, "moments");
     for (at = 0; plane_read_next_reception(plane, &at, &reception);)
         require(reception.counted.packets == 0 || reception.path_tag == TAG, "counted without a packet");
