@@ -15,19 +15,44 @@ FOLDER = "src/srwan/routing/native"  # through the link in a checkout, the files
 SOURCES = (
     "binding",
     "binding_counters",
+    "binding_gateway",
     "binding_keys",
     "binding_packets",
     "cipher",
+    "coalesce",
+    "flows",
+    "gateway",
+    "ip",
     "loop",
     "map",
+    "networks",
     "ring",
+    "segment",
     "step",
     "tables",
     "tags",
     "trains",
+    "tun",
     "wire",
 )
-HEADERS = ("address", "binding", "cipher", "map", "pages", "plane", "ring", "tags", "trains", "window", "wire")
+HEADERS = (
+    "address",
+    "binding",
+    "cipher",
+    "coalesce",
+    "gateway",
+    "ip",
+    "map",
+    "networks",
+    "pages",
+    "plane",
+    "ring",
+    "segment",
+    "tags",
+    "trains",
+    "window",
+    "wire",
+)
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-fstack-protector-strong", "-Wall", "-Wextra", "-Wshadow")
 
 

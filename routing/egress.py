@@ -415,7 +415,7 @@ class Egress:
         reception = self.receptions.touch(sender, path_tag)
         reception.take_data(seq, len(body), raw_ns, rx_ns, tx_ns)
         if reception.answer_ns and not 0 <= rx_ns - reception.answered_ns < reception.answer_ns:
-            self._answer_data(sender, seq, delivered, reception, raw_ns)
+            self.answer_data(sender, seq, delivered, reception, raw_ns)
         if flags & _REPEATED and inbox._is_repeated(seq):
             return inbox
         packet = FlowPacket(body, seq, raw_ns, path_tag)
@@ -457,8 +457,8 @@ class Egress:
         self._keep_statistics(sender, delivered, reception, told)
         return AckDue(sender, way, path_tag, _make_ack(path_tag, reception, payload.seq, raw_ns, rx_ns, is_for_data=False))
 
-    def _answer_data(self, sender: NodeId, seq: int, delivered: Delivered, reception: PathReception, raw_ns: int) -> None:
-        """Have DATA answered, unless a relay changed the segments so that there is no way back."""
+    def answer_data(self, sender: NodeId, seq: int, delivered: Delivered, reception: PathReception, raw_ns: int) -> None:
+        """Have DATA answered, unless a relay changed the segments so that there is no way back; the answer is in `next_waiting`."""
         try:
             way = _way_back(sender, delivered, reception.back)
         except DecodeError as error:

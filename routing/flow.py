@@ -5,6 +5,7 @@ Not here: which path a datagram takes (`control`), and who makes, runs and forge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ class Flow:
         """How long the receiver may hold a packet back, ms."""
         self.control: PathControl | None = None
         """Chooses the path to the peer; None until the first packet is sent."""
+        self.sent_at = -math.inf
+        """When the data plane by itself sent packets of a tunnel last, monotonic s."""
+        self.is_paused = False
+        """Whether packets of a tunnel are left to the gateway; see `pause`."""
         self._service = service
         self._inbox = inbox
         self._next_seq = 0
@@ -109,9 +114,26 @@ class Flow:
         """
         if self._is_closed:
             raise PathClosed(f"the flow to {self.peer!r} is closed; open a new path")
-        seq = self._next_seq
-        self._next_seq += len(packets)
+        if self._service.tunnels.is_open:
+            seq = self._service.tunnels.take_seqs(self, len(packets))
+        else:
+            seq = self._next_seq
+            self._next_seq += len(packets)
         return self._service._send_packets(self, seq, packets)
+
+    def pause(self) -> None:
+        """Have all packets of a tunnel left to the gateway, because earlier ones wait there. Pausing again does nothing."""
+        self._set_paused(is_paused=True)
+
+    def resume(self) -> None:
+        """Let the data plane send packets of a tunnel by itself again, if it can."""
+        self._set_paused(is_paused=False)
+
+    def _set_paused(self, *, is_paused: bool) -> None:
+        if self.is_paused is not is_paused:
+            self.is_paused = is_paused
+            if not self._is_closed:
+                self._service.tunnels.follow(self)
 
     def _wake(self) -> None:
         self._has_news.set()

@@ -9,7 +9,7 @@ is read afterwards, once per batch: events through `next_event`, inboxes that go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -23,7 +23,7 @@ from srwan.routing.sid import Sid
 from srwan.routing.traffic import TrafficCount
 from srwan.types import NodeId, PeerMisbehaved, UdpAddress
 
-__all__ = ["Counters", "Forwarder", "ForwarderEvent"]
+__all__ = ["Counters", "DataSent", "Forwarder", "ForwarderEvent", "GatewayReading", "PrefixOwner", "TunPlane"]
 
 ForwarderEvent: TypeAlias = AckArrived | FlowClosed | NeedSession | HandshakeArrived | NoticeArrived | PathStatistics | PeerMisbehaved
 
@@ -46,12 +46,131 @@ class Counters:
     """Those of them whose sender was authenticated, by sender and reason."""
 
 
+PrefixOwner: TypeAlias = tuple[bytes, int, NodeId | None]
+"""A network and who it belongs to: address of 4 or 16 bytes, length of its prefix, bits, and a node or None."""
+
+
+@attrs.frozen(slots=True)
+class DataSent:
+    """IP packets that a data plane read and sent by itself."""
+
+    peer: NodeId
+    traffic_class: int
+    """0..255."""
+    path_tag: int
+    """64 bits."""
+    at: float
+    """When the last of them left, monotonic s."""
+    packets: int
+    """How many."""
+    octets: int
+    """Of IP packets."""
+    seq: int
+    """Of the last one, in its flow."""
+
+
+@attrs.frozen(slots=True)
+class GatewayReading:
+    """What a data plane moved between a TUN and peers by itself, so far."""
+
+    sent: TrafficCount
+    """From the TUN; octets of IP packets."""
+    taken: TrafficCount
+    """To the TUN."""
+    lost: Mapping[str, int]
+    """Packets of the TUN dropped, by reason."""
+    write_errors: Mapping[int, int]
+    """Packets that the kernel did not take, by errno."""
+
+
+class TunPlane(Protocol):
+    """The part of a data plane that reads and writes the gateway's TUN by itself. What it does not know goes to the gateway as before."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a TUN."""
+        ...
+
+    @property
+    def gone_errno(self) -> int:
+        """Why the TUN cannot be read any more; 0 while it can."""
+        ...
+
+    def open(self, descriptor: int, *, has_udp: bool) -> None:
+        """Read and write a TUN from now on; a duplicate of the descriptor is kept until `close`.
+
+        Args:
+            descriptor: non-blocking, with IFF_VNET_HDR.
+            has_udp: whether it takes large UDP packets.
+
+        Raises:
+            OSError: memory or descriptors are short; nothing changed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the TUN alone. A second call does nothing."""
+        ...
+
+    def take_packets(self) -> list[bytes]:
+        """Return IP packets of the TUN that are to be judged, in order of arrival."""
+        ...
+
+    def set_networks(self, ours: Sequence[PrefixOwner], routes: Sequence[PrefixOwner], *, mtu_bytes: int, classes: bytes) -> None:
+        """Replace what is ours, and which networks lie behind which node; packets of others are left to the gateway.
+
+        Args:
+            ours: their owner is not read.
+            routes: of two with one prefix the later counts; without an owner: it is not there now.
+            mtu_bytes: longer packets are left to the gateway.
+            classes: the traffic class of each DSCP and ECN octet, 256 bytes.
+        """
+        ...
+
+    def set_lane(
+        self, peer: NodeId, traffic_class: int, paths: tuple[tuple[Sid, ...], tuple[Sid, ...]] | None = None, path_tag: int = 0
+    ) -> None:
+        """Say which path packets of a traffic class to a peer take from now on.
+
+        Args:
+            peer: their gateway.
+            traffic_class: 0..255.
+            paths: segments in visiting order, of IPv4 and of IPv6 packets; None: they are left to the gateway.
+            path_tag: of the path.
+
+        Raises:
+            LimitExceeded: too many lanes.
+        """
+        ...
+
+    def remove_lane(self, peer: NodeId, traffic_class: int) -> None:
+        """Forget a lane. Unknown ones are fine."""
+        ...
+
+    def take_seqs(self, peer: NodeId, traffic_class: int, count: int) -> int:
+        """Return the first of `count` sequence numbers of a lane's flow, for packets that are sent by `Forwarder.send_payloads`."""
+        ...
+
+    def take_sent(self, lane: tuple[NodeId, int] | None = None) -> Iterable[DataSent]:
+        """Yield and forget what was sent since the last call, at least on one lane (peer, traffic class); None: on all."""
+        ...
+
+    def reading(self) -> GatewayReading:
+        """Return what was moved so far."""
+        ...
+
+
 class Forwarder(Protocol):
     """Moves SR packets. Synchronous; nothing it does waits."""
 
     @property
     def name(self) -> str:
         """Which data plane this is, one word for `Node.status`."""
+        ...
+
+    @property
+    def tun_plane(self) -> TunPlane | None:
+        """What reads and writes the gateway's TUN by itself; None: it cannot."""
         ...
 
     def set_members(self, members: Mapping[bytes, NodeId]) -> None:

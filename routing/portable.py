@@ -18,7 +18,7 @@ from srwan.overlay.trains import Train
 from srwan.overlay.view import Role
 from srwan.overlay.way import RelayedWay
 from srwan.routing.egress import AckArrived, AckDue, Egress, EgressOutcome, FlowClosed, FlowInbox, NoticeArrived, PathStatistics
-from srwan.routing.forwarder import Counters, ForwarderEvent
+from srwan.routing.forwarder import Counters, ForwarderEvent, TunPlane
 from srwan.routing.in_band import HandshakeArrived, write_in_band
 from srwan.routing.kernel.border import NATIVE_LINK, NativeBorder
 from srwan.routing.notice import NoticeGate
@@ -66,6 +66,7 @@ class PortableForwarder:
     """
 
     name = "portable"
+    tun_plane: TunPlane | None = None
 
     def __init__(
         self,

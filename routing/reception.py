@@ -182,6 +182,16 @@ class PathReception(TagTraffic):
             self._train_rx_ns = rx_ns
         self._train_tx_ns = tx_ns
 
+    def take_counts(self, packets: int, octets: int, raw_ns_sum: int, highest_seq: int, burst_kbps: int) -> None:
+        """Count DATA that a native plane took, one packet or more."""
+        self.packets += packets
+        self.octets += octets
+        self.raw_ns_sum += raw_ns_sum
+        self.raw_ns_count += packets
+        self._data_raw_ns_sum += raw_ns_sum
+        self.highest_seq = max(self.highest_seq, highest_seq)
+        self._burst_kbps = max(self._burst_kbps, burst_kbps)
+
     def take_mean_raw_ns(self) -> int | None:
         """Return the mean raw one-way latency of DATA since the last call, ns; None if there was none."""
         count, total = self.raw_ns_count, self.raw_ns_sum

@@ -10,7 +10,6 @@ agree up to the error of group time, and those of two paths with the same ends c
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import random
@@ -43,7 +42,8 @@ from srwan.routing.policy import PathMode, PathPolicy
 from srwan.routing.prices import Prices
 from srwan.routing.reception import PathStatistics, StatisticsTable
 from srwan.routing.relay import NeedSession
-from srwan.routing.sid import Function, Sid, locator_of
+from srwan.routing.sid import Function, Sid, locator_of, path_segments
+from srwan.routing.tunnels import INTERVAL_S, Tunnels
 from srwan.types import NodeId
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class RoutingService:
         self._holding: dict[FlowInbox, None] = {}
         self._flows: dict[tuple[NodeId, int], Flow] = {}
         self._by_tag: dict[int, Flow] = {}
+        self.tunnels = Tunnels(self.forwarder.tun_plane, self._flows)
+        """Flows whose packets the data plane moves by itself."""
         self._waiting: deque[Flow] = deque()
         self._has_waiting = trio.Event()
         self._timer_changed = trio.Event()
@@ -175,7 +177,13 @@ class RoutingService:
         """
         if len(self._flows) >= FLOWS_MAX:
             raise RoutingError(f"{FLOWS_MAX} flows are open; close some")
-        return self._adopt(self.forwarder.claim(peer, TUNNEL_FLOW_MIN | traffic_class), policy)
+        flow = self._adopt(self.forwarder.claim(peer, TUNNEL_FLOW_MIN | traffic_class), policy)
+        try:
+            self.tunnels.follow(flow)
+        except LimitExceeded:
+            flow.close()
+            raise
+        return flow
 
     def on_packets(self, callback: Callable[[NodeId, list[FlowPacket]], None]) -> None:
         """Have `callback` called with the IP packets that a member sent to this node's gateway, after each batch. One at most."""
@@ -214,6 +222,7 @@ class RoutingService:
             if self.load is not None and now >= self.load.look_at:
                 self._tell_load(self.load, now)
             self._release_held()
+            self.tunnels.count_sent()
             if now >= count_at:
                 count_at = now + COUNT_INTERVAL_S
                 self._tell_counters()
@@ -231,6 +240,8 @@ class RoutingService:
         timers = [timer for control in controls if (timer := control.get_timer()) is not None]
         timers += [rank_at] if timers else []
         timers += [] if self.load is None else [self.load.look_at]
+        if controls and self.tunnels.is_open:
+            timers.append(self._clock.now() + INTERVAL_S)
         due_ns = min((inbox.due_ns for inbox in self._holding if inbox.due_ns is not None), default=None)
         if due_ns is not None:
             timers.append(self._clock.now() + max(0, due_ns - self._gossip.read_stamp_ns()) / 1e9)
@@ -263,6 +274,7 @@ class RoutingService:
                 self._timer_changed.set()
         if needs_flush:
             self._overlay.flush()
+        self.tunnels.hand_over()
 
     def _act_on(self, event: ForwarderEvent, now: float) -> bool:
         """Do what follows from an event; return whether sessions have something to send."""
@@ -270,6 +282,8 @@ class RoutingService:
             case AckArrived(peer=peer, path_tag=tag):
                 flow = self._by_tag.get(tag)
                 if flow is not None and flow.peer == peer and flow.control is not None:
+                    if flow.id >= TUNNEL_FLOW_MIN:
+                        self.tunnels.count_sent(flow)  # it answers what the control must know of first
                     flow.control.receive_ack(event.ack, now)
                     self._drain(flow, now)
                     flow._wake()
@@ -384,7 +398,7 @@ class RoutingService:
         for excess in load.look(self.forwarder.counters().relayed, now):
             notice = Notice(NoticeReason.OVERLOADED, locator_of(self._node_id), excess.share_permille)
             payload = Payload(PayloadKind.NOTICE, 0, 0, self._gossip.read_stamp_ns(), notice.encode())
-            self.forwarder.send_payload(_segments((), excess.neighbour), excess.path_tag, excess.neighbour, payload.encode())
+            self.forwarder.send_payload(path_segments((), excess.neighbour), excess.path_tag, excess.neighbour, payload.encode())
 
     def _tell_deliveries(self) -> None:
         """Let gossip compare what the watched paths deliver with what their relays tell: the only check that finds some lies."""
@@ -398,13 +412,16 @@ class RoutingService:
         """Send the keep-alives a path control wants sent, and tell its events."""
         control = flow.control
         assert control is not None
+        if flow.id >= TUNNEL_FLOW_MIN:
+            self.tunnels.count_sent(flow)  # a keep-alive says what was sent before it
         for packet in control.packets_to_send(now):
             payload = Payload(packet.kind, 0, packet.seq, self._gossip.read_stamp_ns(), packet.body)
-            self.forwarder.send_payload(_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
+            self.forwarder.send_payload(path_segments(packet.relays, flow.peer), packet.path_tag, flow.peer, payload.encode())
         while (event := control.next_event()) is not None:
             if isinstance(event, (PathSwitched, PathDied)):
                 log.info("flow %08x to %s: %s", flow.id, self._name_of(flow.peer), event.reason)
             self._tell(FlowEvent(flow.peer, flow.id, event))
+        self.tunnels.follow(flow)
 
     def _send_data(self, flow: Flow, kind: PayloadKind, seq: int, data: bytes) -> bool:
         control = flow.control or self._control_of(flow)
@@ -412,7 +429,7 @@ class RoutingService:
         plaintext = Payload(kind, flow.id, seq, self._gossip.read_stamp_ns(), data, flags, hold_ms).encode()
         is_sent = False
         for relays, path_tag in control.routes():
-            if not self.forwarder.send_payload(_segments(relays, flow.peer), path_tag, flow.peer, plaintext):
+            if not self.forwarder.send_payload(path_segments(relays, flow.peer), path_tag, flow.peer, plaintext):
                 continue
             is_sent = True
             if kind is PayloadKind.DATA:
@@ -428,9 +445,10 @@ class RoutingService:
             return 0
         relays, path_tag = routes[0]
         is_ipv4 = packets[0][0] >> 4 == 4
-        path = _segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
+        path = path_segments(relays, flow.peer, Function.END_DX4 if is_ipv4 else Function.END_DT6)
         stamp_ns = self._gossip.read_stamp_ns()  # they leave together
         sent = self.forwarder.send_payloads(path, path_tag, flow.peer, encode_packets(flow.id, seq, stamp_ns, packets))
+        self.tunnels.count_sent(flow)  # what left before these
         now = self._clock.now()
         if sent:
             control.data_sent(now, octets=sum(map(len, packets[:sent])), packets=sent, path_tag=path_tag, seq=seq + sent - 1)
@@ -445,6 +463,7 @@ class RoutingService:
 
     def _forget(self, flow: Flow) -> None:
         self._flows.pop((flow.peer, flow.id), None)
+        self.tunnels.forget(flow)
         for tag in [tag for tag, owner in self._by_tag.items() if owner is flow]:
             del self._by_tag[tag]
         for inbox_flow in [waiting for waiting in self._waiting if waiting is flow]:
@@ -463,6 +482,7 @@ class RoutingService:
                 for flow in self._flows.values():
                     if flow.control is not None:
                         flow.control.relay_failed(node, self._clock.now())
+                        self.tunnels.follow(flow)
             case HandshakeUnanswered(peer=node):
                 if any(flow.peer == node for flow in self._flows.values()):
                     self._ways.unanswered(node, self._clock.now())
@@ -508,9 +528,3 @@ class RoutingService:
     def _tell(self, event: object) -> None:
         for listener in self._listeners:
             listener(event)
-
-
-@functools.lru_cache(maxsize=4096)
-def _segments(relays: Relays, peer: NodeId, function: Function = Function.END_APP) -> tuple[Sid, ...]:
-    """Return a path's segment list in visiting order; the same few are asked for per packet."""
-    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, function))

@@ -18,13 +18,15 @@ from typing import Self
 
 from srwan.types import NodeId
 
-__all__ = ["LOCATOR_BYTES", "SID_BYTES", "Function", "Sid", "locator_of"]
+__all__ = ["LOCATOR_BYTES", "SID_BYTES", "Function", "Sid", "locator_of", "path_segments"]
 
 SID_BYTES = 16
 LOCATOR_BYTES = 8
 ARGUMENT_MAX = (1 << 48) - 1
 LOCATORS_KEPT = 4096
 """Locators remembered, a pure function's; some groups' worth of nodes."""
+PATHS_KEPT = 4096
+"""Segment lists remembered: 100 destinations with some paths each."""
 _LOCATOR_DOMAIN = b"srwan/locator/1"
 _LOCATOR_PREFIX = b"\xfd"
 
@@ -116,3 +118,9 @@ class Sid(bytes):
 def locator_of(node_id: NodeId) -> bytes:
     """Return a node's locator, 8 bytes: the /64 out of which all its SIDs are taken. Cost: 1 us the first time, then 0.1 us."""
     return _LOCATOR_PREFIX + hashlib.blake2b(_LOCATOR_DOMAIN + node_id, digest_size=32).digest()[: LOCATOR_BYTES - 1]
+
+
+@functools.lru_cache(maxsize=PATHS_KEPT)
+def path_segments(relays: tuple[NodeId, ...], peer: NodeId, function: Function = Function.END_APP) -> tuple[Sid, ...]:
+    """Return a path's segment list in visiting order; the same few are asked for per packet. Cost: 0.2 us but for the first time."""
+    return (*(Sid.of(relay, Function.END) for relay in relays), Sid.of(peer, function))

@@ -1,7 +1,7 @@
 """Checks of the native data plane that need clang: its tests under AddressSanitizer and UndefinedBehaviorSanitizer, and a fuzz run.
 
     python script/native_checks.py sanitize        build the extension with both sanitizers and run its tests
-    python script/native_checks.py fuzz [SECONDS]  build the libFuzzer target and run it for 60 s, or as long as said
+    python script/native_checks.py fuzz [SECONDS]  build the libFuzzer targets and run each for 60 s, or as long as said
 
 Run by `script/check --deep`. Everything is made below build/native; what the fuzzer found stays there as crash-* files, with the corpus.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ SOURCES = ROOT / "routing/native"
 BUILD = ROOT / "build/native"
 VECTORS = ROOT / "tests/data/sr_vectors.json"
 TARGET = ROOT / "tests/routing/fuzz_native_step.c"
+TUN_TARGET = ROOT / "tests/routing/fuzz_native_tun.c"
 ROUTER = "first"
 END_APP = 0xFF01
-TESTS = ("test_sr_vectors.py", "test_forwarder_contract.py", "test_native_tables.py", "test_native.py")
+TESTS = ("test_sr_vectors.py", "test_forwarder_contract.py", "test_native_tables.py", "test_native.py", "test_native_tun.py")
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror")
 SANITIZE = "address,undefined"
 
@@ -130,21 +132,47 @@ def seeds(vectors: dict[str, Any]) -> Iterator[bytes]:
     yield bytes([5, *(value for tag in range(12) for value in (tag % 4, tag)), 0x80, 0])
 
 
+def tun_seeds() -> Iterator[bytes]:
+    """Inputs of the TUN's target that get far: large packets, trains of packets, plaintexts, updates."""
+    payload = bytes(range(256)) * 4
+    for first, flags in ((0x45, 1), (0x60, 1), (0x45, 0), (0x60, 0)):
+        head = bytes([first, flags]) + bytes(50 if first == 0x45 else 70)
+        for offset in (0x50, 0x60):
+            at = (20 if first == 0x45 else 40) + 12
+            packet = head[:at] + bytes([offset, 0x18]) + head[at + 2 :] + payload
+            for kind in (1, 4, 5):
+                header = struct.pack("<BBHHHH", 1, kind, 54, 100, 20 if first == 0x45 else 40, 16)
+                yield b"\0" + header + packet
+                yield b"\1" + header + packet
+            ports = head[:at] + bytes([offset, 0x10]) + head[at + 2 :]
+            train = [ports[: at - 8] + (1 + i * 100).to_bytes(4, "big") + ports[at - 4 :] + payload[:100] for i in range(5)]
+            trimmed = [each[: 100 + (40 if first == 0x45 else 60) + (4 if offset == 0x60 else 0)] for each in train]
+            yield b"\2" + b"".join(len(each).to_bytes(2, "big") + each for each in trimmed)
+            kinds = b"\5" if first == 0x45 else b"\7"
+            yield b"\3" + b"".join((len(each) + 24).to_bytes(2, "big") + kinds + bytes(24) + each for each in trimmed)
+    yield b"\4" + bytes((i * 37) % 256 for i in range(256))
+
+
 def fuzz(clang: str, seconds: int) -> int:
-    """Build the target and run it."""
+    """Build the targets and run them."""
     vectors = json.loads(VECTORS.read_text())
     (BUILD / "scene.h").write_text(scene_header(vectors))
-    target = BUILD / TARGET.stem
+    return run_target(clang, TARGET, seeds(vectors), seconds) or run_target(clang, TUN_TARGET, tun_seeds(), seconds)
+
+
+def run_target(clang: str, source: Path, inputs: Iterable[bytes], seconds: int) -> int:
+    """Build one target and run it."""
+    target = BUILD / source.stem
     command = [
         clang, *FLAGS, f"-fsanitize=fuzzer,{SANITIZE}", "-fno-sanitize-recover=undefined", f"-I{BUILD}", f"-I{SOURCES}", *core_sources(),
-        TARGET, "-lcrypto", "-lpthread", "-o", target,
+        source, "-lcrypto", "-lpthread", "-o", target,
     ]  # fmt: skip
     if status := run(command):
         return status
-    seed_folder, corpus = BUILD / "seeds", BUILD / "corpus"
+    seed_folder, corpus = (BUILD / f"{source.stem}.{kind}" for kind in ("seeds", "corpus"))
     for folder in (seed_folder, corpus):
         folder.mkdir(exist_ok=True)
-    for number, seed in enumerate(seeds(vectors)):
+    for number, seed in enumerate(inputs):
         (seed_folder / f"{number:03}").write_bytes(seed)
     limits = [f"-max_total_time={seconds}", "-max_len=3000", "-timeout=5", "-rss_limit_mb=2048", "-print_final_stats=1"]
     return run([target, *limits, f"-artifact_prefix={BUILD}/", corpus, seed_folder])

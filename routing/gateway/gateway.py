@@ -33,6 +33,7 @@ from typing import NamedTuple, TypeAlias
 import attrs
 
 from srwan.errors import DecodeError
+from srwan.routing.forwarder import PrefixOwner
 from srwan.routing.gateway.icmp import IcmpError, TokenBucket, build_icmp_error, may_answer
 from srwan.routing.gateway.ip_packet import IpHeader, is_martian, is_multicast, parse_ip, plain_key, traffic_class_of
 from srwan.routing.gateway.rewrite import clamp_mss, fragment_ipv4
@@ -40,7 +41,7 @@ from srwan.routing.gateway.routes import Network, PrefixTable, overlay_address
 from srwan.tun_config import OVERLAY_MTU_BYTES, TunConfig, TunRoute
 from srwan.types import NodeId
 
-__all__ = ["Gateway", "GatewayCounters", "Outgoing", "TrafficClass"]
+__all__ = ["CLASS_TABLE", "Gateway", "GatewayCounters", "Outgoing", "TrafficClass"]
 
 PAIRS_MAX = 4096
 """Judged pairs of addresses that are kept, in and out each: 0.5 MB; a site talks to some hundred."""
@@ -72,6 +73,8 @@ def _class_of(octet: int) -> TrafficClass:
 _Lane: TypeAlias = tuple[NodeId, TrafficClass, bool]
 """Peer, class and whether IPv4: packets that go together."""
 _CLASSES = tuple(_class_of(octet) for octet in range(256))
+CLASS_TABLE = bytes(_CLASSES)
+"""The traffic class of each DSCP and ECN octet."""
 
 
 class Outgoing(NamedTuple):
@@ -115,9 +118,10 @@ class Gateway:
         self._node_id = node_id
         self._config = config
         self._mtu = config.mtu_bytes
-        own: list[Network] = [ipaddress.ip_network(interface.ip) for interface in config.addresses]
-        own += [ipaddress.ip_network(self.overlay_address), *config.announce]
-        self._ours: PrefixTable[bool] = PrefixTable((network, True) for network in own)
+        self._own: list[Network] = [ipaddress.ip_network(interface.ip) for interface in config.addresses]
+        self._own += [ipaddress.ip_network(self.overlay_address), *config.announce]
+        self._entries: list[tuple[Network, NodeId | TunRoute]] = []
+        self._ours: PrefixTable[bool] = PrefixTable((network, True) for network in self._own)
         self._routes: PrefixTable[NodeId | TunRoute] = PrefixTable()
         self._names: dict[str, NodeId] = {}
         self._gateways: dict[NodeId, None] = {}
@@ -147,6 +151,7 @@ class Gateway:
         self._gateways = {node: None for node, (_, is_gateway) in members.items() if is_gateway and node != self._node_id}
         entries: list[tuple[Network, NodeId | TunRoute]] = [(ipaddress.ip_network(overlay_address(node)), node) for node in self.peers]
         entries += [(route.prefix, self._node_of(route.node) or route) for route in self._config.routes]
+        self._entries = entries
         self._routes = PrefixTable(entries)
         self._ways.clear()
         self._permitted.clear()
@@ -175,6 +180,16 @@ class Gateway:
         """The gateways that packets can go to now, by rising NodeId: in host mode all, else those that a route names."""
         routed = {self._node_of(route.node) for route in self._config.routes}
         return tuple(sorted(node for node in self._gateways if self._config.is_host or node in routed))
+
+    @property
+    def prefixes(self) -> tuple[list[PrefixOwner], list[PrefixOwner]]:
+        """What is ours, and which networks lie behind whom: without an owner where nobody can be reached now."""
+        ours: list[PrefixOwner] = [(network.network_address.packed, network.prefixlen, None) for network in self._own]
+        routes: list[PrefixOwner] = [
+            (network.network_address.packed, network.prefixlen, node if isinstance(node, bytes) and node in self._gateways else None)
+            for network, node in self._entries
+        ]
+        return ours, routes
 
     def explain_routes(self) -> list[tuple[str, str, str]]:
         """Return (prefix, node as configured, state) for each configured route: "ready", "not a member", "no gateway", "name unknown"."""

@@ -1,7 +1,9 @@
 """The shell of the gateway: packets between a TUN device and flows to other gateways. Decides nothing about packets (`gateway.py`).
 
 One task reads the TUN: it takes up to 64 packets, has them judged, and hands them to the flows batch by batch; nothing is awaited per
-packet. What comes from peers is written to the TUN after each batch of datagrams, in the overlay's loop.
+packet. Where the data plane reads and writes the TUN by itself (`Forwarder.tun_plane`), that task waits, and the same is done with the
+packets that the plane leaves to us: the first ones of a flow, those that somebody must be told about, those that want a closer look. What
+comes from peers is written to the TUN after each batch of datagrams, in the overlay's loop.
 
 A flow to a gateway, one for each traffic class, starts with the first packet and ends when it was idle for `IDLE_S`; while it has no
 session yet, up to `HELD_PACKETS_MAX` packets wait up to `HELD_S` for it, so that the first packet of a conversation is not lost.
@@ -9,6 +11,7 @@ session yet, up to `HELD_PACKETS_MAX` packets wait up to `HELD_S` for it, so tha
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 from collections import deque
@@ -22,7 +25,7 @@ import trio
 from srwan.errors import LimitExceeded, RoutingError
 from srwan.overlay.member_events import MemberJoined, MemberLeft, ViewChanged
 from srwan.overlay.view import Role
-from srwan.routing.gateway.gateway import Gateway, Outgoing, TrafficClass
+from srwan.routing.gateway.gateway import CLASS_TABLE, Gateway, Outgoing, TrafficClass
 from srwan.routing.gateway.routes import Network
 from srwan.routing.gateway.tun import TunDevice
 from srwan.routing.policy import PathPolicy
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from srwan.routing.egress import FlowPacket
     from srwan.routing.gateway.gateway import GatewayCounters
     from srwan.routing.service import Flow, RoutingService
+    from srwan.routing.traffic import TrafficCount
 
 __all__ = ["GatewayService"]
 
@@ -110,20 +114,29 @@ class GatewayService:
         """Routes withdrawn for good."""
         self._has_held = trio.Event()
         self._is_gone = False
+        self._has_gone = trio.Event()
+        self._plane_why = self._find_plane()
         routing.on_packets(self._receive)
         overlay.on_event(self._on_overlay_event)
 
     async def run(self) -> None:
         """Move packets until cancelled. Ends, with an error in the log, when somebody removes the interface."""
         self._warn_of_no_forwarding()
+        if self._device.offload.is_on:
+            try:
+                self._routing.tunnels.open(self._device.descriptor, self._take_packets, has_udp=self._device.offload.has_udp)
+            except OSError as error:
+                self._note_gone(error.strerror or "")
+                return
         self._refresh()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._retry_loop)
                 nursery.start_soon(self._refresh_loop)
-                await self._read_loop()
+                await (self._has_gone.wait() if self._device.offload.is_on else self._read_loop())
                 nursery.cancel_scope.cancel()
         finally:
+            self._routing.tunnels.close()
             for tunnel in self._tunnels.values():
                 tunnel.flow.close()
             self._tunnels.clear()
@@ -135,14 +148,37 @@ class GatewayService:
             try:
                 packets = device.read()
             except OSError as error:
-                log.error("interface %s is gone (%s); the gateway stops", device.name, error.strerror)  # noqa: TRY400 - not a bug of ours
-                self._is_gone = True
+                self._note_gone(error.strerror or "")
                 return
             now = clock.now()
             outgoing = gateway.ingress(packets, now)
             if outgoing:
                 self._send(outgoing, now)
             device.write(gateway.packets_to_write())
+
+    def _take_packets(self, packets: list[bytes]) -> None:
+        """Do what `_read_loop` does with packets that the data plane leaves to us."""
+        if not packets:
+            if not self._is_gone:
+                self._note_gone("the data plane cannot read it any more")
+            return
+        now = self._clock.now()
+        outgoing = self.gateway.ingress(packets, now)
+        if outgoing:
+            self._send(outgoing, now)
+        self._device.write(self.gateway.packets_to_write())
+
+    def _note_gone(self, reason: str) -> None:
+        log.error("interface %s is gone (%s); the gateway stops", self._device.name, reason)
+        self._is_gone = True
+        self._has_gone.set()
+
+    def _find_plane(self) -> str:
+        """Say in one line who reads and writes the TUN."""
+        if self._device.offload.is_on:
+            kinds = "TCP and UDP" if self._device.offload.has_udp else "TCP"
+            return f"native: read and written in C, with offload of {kinds}"
+        return f"python: {self._device.offload.problem or 'the data plane in use has no part for the TUN'}"
 
     # --- to peers ---------------------------------------------------------------------------------------------------
 
@@ -172,6 +208,7 @@ class GatewayService:
         room = max(0, HELD_PACKETS_MAX - len(tunnel.held))
         tunnel.held += [(now + HELD_S, packet) for packet in packets[:room]]
         self.gateway.unsent(packets[room:])
+        tunnel.flow.pause()  # what comes now must not overtake them
         self._has_held.set()
 
     async def _retry_loop(self) -> None:
@@ -190,6 +227,8 @@ class GatewayService:
             self.gateway.unsent([held.popleft()[1]])
         while held and not tunnel.flow.is_closed and tunnel.flow.send_packets([held[0][1]]):
             held.popleft()
+        if not held:
+            tunnel.flow.resume()
 
     # --- from peers -------------------------------------------------------------------------------------------------
 
@@ -213,7 +252,7 @@ class GatewayService:
             await trio.sleep(REFRESH_S)
             self._refresh()
             idle_at = self._clock.now() - IDLE_S
-            for key in [key for key, tunnel in self._tunnels.items() if tunnel.used_at < idle_at]:
+            for key in [key for key, tunnel in self._tunnels.items() if max(tunnel.used_at, tunnel.flow.sent_at) < idle_at]:
                 self._close(key)
 
     def _close(self, key: _FlowKey) -> None:
@@ -228,11 +267,18 @@ class GatewayService:
             return
         self._members = members
         self.gateway.set_members(members)
+        self._set_networks()
         for key in [key for key, tunnel in self._tunnels.items() if tunnel.flow.policy.via != self.gateway.via_to(key[0])]:
             self._close(key)  # the next packet opens it by the new way
         if self._is_gone:
             return
         self._set_routes()
+
+    def _set_networks(self) -> None:
+        """Show the data plane what is ours and what lies behind whom, if it moves packets by itself."""
+        if self._device.offload.is_on:
+            ours, routes = self.gateway.prefixes
+            self._routing.tunnels.set_networks(ours, routes, mtu_bytes=self._config.mtu_bytes, classes=CLASS_TABLE)
 
     def _set_routes(self) -> None:
         """Make the kernel's routes follow the core's, but for those that would lead our own packets in circles."""
@@ -269,8 +315,14 @@ class GatewayService:
     def status(self) -> dict[str, Any]:
         """Return the state of the gateway as JSON values."""
         gateway = self.gateway
+        reading = self._routing.tunnels.reading()
+        to_peers, from_peers = _counts(gateway.ingress_counters), _counts(gateway.egress_counters, self._device.drops)
+        if reading is not None:
+            _add(to_peers, reading.sent, dict(reading.lost))
+            _add(from_peers, reading.taken, {f"tun-{_errno_name(number)}": count for number, count in reading.write_errors.items()})
         return {
             "interface": self._device.name,
+            "plane": self._plane_why,
             "state": "gone" if self._is_gone else "up",
             "mtu": self._config.mtu_bytes,
             "addresses": [*(str(each) for each in self._config.addresses), f"{gateway.overlay_address}/128"],
@@ -278,8 +330,8 @@ class GatewayService:
             "routes": [{"prefix": prefix, "node": node, "state": state} for prefix, node, state in gateway.explain_routes()],
             "refused": [str(network) for network in (*self._refused, *self._circular)],
             "gateways": [self._name_of(peer) for peer in gateway.peers],
-            "to_peers": _counts(gateway.ingress_counters),
-            "from_peers": _counts(gateway.egress_counters, self._device.drops),
+            "to_peers": to_peers,
+            "from_peers": from_peers,
             "icmp_sent": gateway.icmp_sent,
             "paths": [
                 {
@@ -295,3 +347,15 @@ class GatewayService:
 def _counts(counters: GatewayCounters, more_drops: dict[str, int] | None = None) -> dict[str, Any]:
     drops = {**counters.drops, **{f"tun-{name}": count for name, count in (more_drops or {}).items()}}
     return {"packets": counters.packets, "octets": counters.octets, "dropped": drops}
+
+
+def _add(counts: dict[str, Any], traffic: TrafficCount, drops: dict[str, int]) -> None:
+    """Add what the data plane moved and dropped by itself."""
+    counts["packets"] += traffic.packets
+    counts["octets"] += traffic.octets
+    for reason, count in drops.items():
+        counts["dropped"][reason] = counts["dropped"].get(reason, 0) + count
+
+
+def _errno_name(number: int) -> str:
+    return errno.errorcode.get(number, "OSError")

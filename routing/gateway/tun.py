@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 
 from srwan.errors import ConfigError
@@ -47,7 +48,13 @@ ROUTE_PROTOCOL = 213
 """Origin of the routes, as `ip route` shows it; none of those that iproute2 names."""
 
 _TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
+_TUNSETOFFLOAD = 0x400454D0
+_TUNGETFEATURES = 0x800454CF
+_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x4000, 0x8000
+_OFFLOAD_TCP = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6
+_OFFLOAD_UDP = 0x20 | 0x40  # TUN_F_USO4, TUN_F_USO6
+_NO_HEADER = bytes(10)
+"""A virtio_net_hdr that says nothing."""
 _IFREQ = struct.Struct("16sH22x")
 _NODAD = 0x02
 _FAMILIES = {4: 2, 6: 10}
@@ -61,6 +68,18 @@ _REMEDIES = {
 }
 
 
+@attrs.frozen(slots=True)
+class TunOffload:
+    """What the kernel leaves to who reads the interface."""
+
+    is_on: bool
+    """IFF_VNET_HDR, with checksums and TCP segmentation."""
+    has_udp: bool
+    """UDP segmentation, too (Linux 6.2)."""
+    problem: str
+    """Why it is off although it was wanted."""
+
+
 class TunDevice:
     """An open TUN interface. Made by `open_tun`.
 
@@ -69,10 +88,13 @@ class TunDevice:
         name: of the interface.
         netlink: pyroute2.IPRoute, owned from now on.
         index: of the interface.
+        offload: what the kernel leaves to us, as `open_tun` found.
     """
 
-    def __init__(self, descriptor: int, name: str, netlink: Any, index: int) -> None:
+    def __init__(self, descriptor: int, name: str, netlink: Any, index: int, offload: TunOffload | None = None) -> None:
         self.name = name
+        self.offload = offload or TunOffload(is_on=False, has_udp=False, problem="")
+        """Whether packets have a header (virtio_net_hdr) and may be large. `read` is not to be called then."""
         self.drops: Counter[str] = Counter()
         """Packets that the kernel did not take, by errno name."""
         self._descriptor = descriptor
@@ -81,6 +103,11 @@ class TunDevice:
         self._routes: dict[Network, None] = {}
         self._sources: dict[int, str] = {}
         """By IP version, the address that this host's own packets are to have, so that the far gateway takes them."""
+
+    @property
+    def descriptor(self) -> int:
+        """Of the device; it stays ours."""
+        return self._descriptor
 
     @property
     def routes(self) -> tuple[Network, ...]:
@@ -110,10 +137,10 @@ class TunDevice:
 
     def write(self, packets: Iterable[bytes]) -> None:
         """Give packets to the kernel. Never waits, never raises. Cost: 1.4 us a packet, and what the kernel does with it."""
-        write, descriptor = os.write, self._descriptor
+        write, descriptor, header = os.write, self._descriptor, _NO_HEADER if self.offload.is_on else b""
         for packet in packets:
             try:
-                write(descriptor, packet)
+                write(descriptor, header + packet)
             except OSError as error:
                 self.drops[errno.errorcode.get(error.errno or 0, "OSError")] += 1
 
@@ -163,15 +190,20 @@ class TunDevice:
 
 
 @contextmanager
-def open_tun(config: TunConfig, overlay_address: ipaddress.IPv6Address) -> Iterator[TunDevice]:
+def open_tun(config: TunConfig, overlay_address: ipaddress.IPv6Address, *, wants_offload: bool = False) -> Iterator[TunDevice]:
     """Make a TUN interface for the duration of the block: up, with addresses, MTU and the configured routes.
+
+    Args:
+        config: the settings.
+        overlay_address: of this node.
+        wants_offload: have the kernel give large packets with headers, for a data plane that reads them; without it if the kernel refuses.
 
     Raises:
         ConfigError: no Linux, no device, no right, the name is taken, or an address or route is refused. Nothing is left behind.
     """
     if sys.platform != "linux":
         raise ConfigError("tun", f"there is no TUN gateway for {sys.platform}", "run it on Linux, or use paths through the API")
-    descriptor = _attach(config.name)
+    descriptor, offload = _attach(config.name, wants_offload=wants_offload)
     try:
         from pyroute2 import IPRoute  # noqa: PLC0415 - 0.3 s of imports, for who has a TUN
 
@@ -181,7 +213,7 @@ def open_tun(config: TunConfig, overlay_address: ipaddress.IPv6Address) -> Itera
         raise
     device: TunDevice | None = None
     try:
-        device = TunDevice(descriptor, config.name, netlink, netlink.link_lookup(ifname=config.name)[0])
+        device = TunDevice(descriptor, config.name, netlink, netlink.link_lookup(ifname=config.name)[0], offload)
         _configure(netlink, device, config, overlay_address)
         yield device
     finally:
@@ -192,15 +224,47 @@ def open_tun(config: TunConfig, overlay_address: ipaddress.IPv6Address) -> Itera
             netlink.close()
 
 
-def _attach(name: str) -> int:
-    """Open the device and make the interface."""
+def _attach(name: str, *, wants_offload: bool) -> tuple[int, TunOffload]:
+    """Open the device and make the interface, with offload if that is wanted and possible."""
+    if not wants_offload:
+        return _open_device(name, 0), TunOffload(is_on=False, has_udp=False, problem="")
+    problem = "the kernel's TUN has no IFF_VNET_HDR"
+    if _has_vnet_header():
+        descriptor = _open_device(name, _IFF_VNET_HDR)
+        for flags in (_OFFLOAD_TCP | _OFFLOAD_UDP, _OFFLOAD_TCP):
+            try:
+                fcntl.ioctl(descriptor, _TUNSETOFFLOAD, flags)
+            except OSError as error:
+                problem = f"the kernel refuses offload on the TUN ({error.strerror})"
+            else:
+                return descriptor, TunOffload(is_on=True, has_udp=flags != _OFFLOAD_TCP, problem="")
+        os.close(descriptor)
+    return _open_device(name, 0), TunOffload(is_on=False, has_udp=False, problem=problem)
+
+
+def _has_vnet_header() -> bool:
+    """Ask the driver; False also if it cannot be asked, and then opening says why."""
+    try:
+        descriptor = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        (features,) = struct.unpack("I", fcntl.ioctl(descriptor, _TUNGETFEATURES, bytes(4)))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return bool(features & _IFF_VNET_HDR)
+
+
+def _open_device(name: str, more_flags: int) -> int:
     try:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         problem, remedy = _REMEDIES.get(error.errno or 0, (error.strerror or "cannot be opened", "check it"))
         raise ConfigError(DEVICE, problem, remedy) from None
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL))
+        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL | more_flags))
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):

@@ -6,7 +6,7 @@ A plane's methods are for one Python thread; its own thread runs beside them.
 # ruff: noqa: PYI021 - C has no place for docstrings that a reader would find, so they stand here
 
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from srwan.types import UdpAddress
 
@@ -18,7 +18,13 @@ MOVED: Final[int]
 """(kind, session index, address): its peer is there now."""
 DROPPED: Final[int]
 """(kind, neighbour or 0, reason, source): a packet was dropped; one of the first in a second."""
+RECEIVED: Final[int]
+"""(kind, neighbour, sender, path_tag, (packets, octets, raw_ns_sum, highest_seq, burst_kbps), srh, seq, tx_ns, rx_ns): what the gateway
+took on a path tag; with an SRH, the last of it is to be answered."""
 SEAL_BATCH_MAX: Final[int]
+
+Moments: TypeAlias = Sequence[tuple[int, int, int, int, int, int, int]]
+"""Of (peer, traffic class, path tag, CLOCK_MONOTONIC, packets, octets, seq): what was sent until then, since the one before."""
 
 class SessionKeys:
     """Counters and windows of one session; purpose 0 is the link, 1 the end."""
@@ -102,5 +108,37 @@ class Plane:
         """Return neighbours (number, packets and octets in, out), relayed (number, path tag, packets, octets), drops, drops by peer."""
     def owners_of(self, path_tag: int, /) -> list[int]:
         """Return the neighbours from whom packets of a path tag were sent on."""
+    def open_tun(self, descriptor: int, has_udp: bool, /) -> None:
+        """Read and write a TUN with IFF_VNET_HDR from now on; a duplicate is kept. Raises OSError, then nothing changed."""
+    def close_tun(self) -> None:
+        """Leave the TUN alone. A second call does nothing."""
+    def take_packets(self, count_max: int, /) -> list[bytes]:
+        """Return IP packets of the TUN that are for Python."""
+    def tun_errno(self) -> int:
+        """Return why the TUN cannot be read any more, or 0."""
+    def set_networks(
+        self, ours: list[tuple[bytes, int, int]], routes: list[tuple[bytes, int, int]], mtu_bytes: int, classes: bytes, /
+    ) -> None:
+        """Replace networks (address, bits, number of the peer; 0: nobody), and the class of each DSCP and ECN octet."""
+    def set_shifts(self, tx_ns: int, rx_ns: int, /) -> None:
+        """Say what makes CLOCK_MONOTONIC, and CLOCK_REALTIME, the clock of payloads' stamps."""
+    def set_lane(self, peer: int, traffic_class: int, flow: int, first: int, srh4: bytes, srh6: bytes, path_tag: int, /) -> Moments:
+        """Set the path of a lane, made if there is none; return what was sent on the one before. Empty SRHs: its packets come up."""
+    def remove_lane(self, peer: int, traffic_class: int, /) -> Moments:
+        """Forget a lane; return what was sent."""
+    def take_seqs(self, peer: int, traffic_class: int, count: int, /) -> int:
+        """Take sequence numbers of a lane's flow; return the first."""
+    def read_lane(self, peer: int, traffic_class: int, /) -> Moments:
+        """Return what was sent on one lane since the last reading."""
+    def read_lanes(self) -> Moments:
+        """Return what was sent on all lanes since the last reading."""
+    def set_reception(self, peer: int, path_tag: int, answer_ns: int, answered_ns: int, now_ns: int, /) -> bool:
+        """Take packets of a path tag; stamps are CLOCK_REALTIME. False: too many."""
+    def remove_reception(self, peer: int, path_tag: int, /) -> tuple[int, int, int, int, int] | None:
+        """Leave packets of a path tag to Python; return what came since the last reading, or None if it was not served."""
+    def read_receptions(self) -> list[tuple[int, int, int, tuple[int, int, int, int, int]]]:
+        """Return (peer, path tag, stamp of the last packet, what came since the last reading) of each path tag."""
+    def gateway_counters(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int], list[tuple[int, int]]]:
+        """Return packets and octets sent, and taken; dropped for a full queue, a failed seal, a bad header; write errors by errno."""
     def io_errors(self) -> tuple[list[tuple[int, int]], int]:
         """Return what sockets refused by errno, and how many datagrams were too long."""

@@ -269,6 +269,24 @@ static PyMethodDef plane_methods[] = {
     {"send_batch", (PyCFunction)plane_send_method, METH_VARARGS, "send_batch(first, egress, srh, path_tag, plaintexts) -> how many"},
     {"counters", (PyCFunction)plane_counters, METH_NOARGS, "counters() -> (neighbours, relayed, drops, drops_by_peer)"},
     {"owners_of", (PyCFunction)plane_owners_of, METH_O, "owners_of(path_tag) -> [number, ...]"},
+    {"open_tun", (PyCFunction)plane_open_tun_method, METH_VARARGS, "open_tun(fd, has_udp)"},
+    {"close_tun", (PyCFunction)plane_close_tun_method, METH_NOARGS, "close_tun()"},
+    {"take_packets", (PyCFunction)plane_take_packets, METH_O, "take_packets(count_max) -> [packet, ...]"},
+    {"tun_errno", (PyCFunction)plane_tun_errno, METH_NOARGS, "tun_errno() -> int"},
+    {"set_networks", (PyCFunction)plane_set_networks_method, METH_VARARGS,
+     "set_networks([(address, bits, 1), ...], [(address, bits, peer or 0), ...], mtu, classes)"},
+    {"set_shifts", (PyCFunction)plane_set_shifts, METH_VARARGS, "set_shifts(tx_ns, rx_ns)"},
+    {"set_lane", (PyCFunction)plane_set_lane_method, METH_VARARGS,
+     "set_lane(peer, traffic_class, flow, first, srh4, srh6, path_tag) -> moments"},
+    {"remove_lane", (PyCFunction)plane_remove_lane_method, METH_VARARGS, "remove_lane(peer, traffic_class) -> moments"},
+    {"take_seqs", (PyCFunction)plane_take_seqs_method, METH_VARARGS, "take_seqs(peer, traffic_class, count) -> int"},
+    {"read_lane", (PyCFunction)plane_read_lane_method, METH_VARARGS, "read_lane(peer, traffic_class) -> moments"},
+    {"read_lanes", (PyCFunction)plane_read_lanes, METH_NOARGS, "read_lanes() -> moments"},
+    {"set_reception", (PyCFunction)plane_set_reception_method, METH_VARARGS,
+     "set_reception(peer, path_tag, answer_ns, answered_ns, now_ns) -> bool"},
+    {"remove_reception", (PyCFunction)plane_remove_reception_method, METH_VARARGS, "remove_reception(peer, path_tag) -> counts or None"},
+    {"read_receptions", (PyCFunction)plane_read_receptions, METH_NOARGS, "read_receptions() -> [(peer, path_tag, used_ns, counts), ...]"},
+    {"gateway_counters", (PyCFunction)plane_gateway_counters, METH_NOARGS, "gateway_counters() -> (sent, taken, lost, write errors)"},
     {"io_errors", (PyCFunction)plane_io_errors, METH_NOARGS, "io_errors() -> ([(errno, count), ...], truncated)"},
     {NULL, NULL, 0, NULL},
 };
@@ -300,6 +318,7 @@ static int module_exec(PyObject *module) {
                    PyModule_AddIntConstant(module, "OPENED", RECORD_OPENED) ||
                    PyModule_AddIntConstant(module, "CONFIRMED", RECORD_CONFIRMED) ||
                    PyModule_AddIntConstant(module, "MOVED", RECORD_MOVED) || PyModule_AddIntConstant(module, "DROPPED", RECORD_DROPPED) ||
+                   PyModule_AddIntConstant(module, "RECEIVED", RECORD_RECEIVED) ||
                    PyModule_AddIntConstant(module, "SEAL_BATCH_MAX", SEAL_BATCH_MAX)
                ? -1
                : 0;

@@ -1,5 +1,5 @@
-/* The binding to Python: `binding.c` (module, life and tables of a Plane), `binding_packets.c`, `binding_counters.c` and `binding_keys.c`
- * (SessionKeys), and what they share.
+/* The binding to Python: `binding.c` (module, life and tables of a Plane), `binding_packets.c`, `binding_counters.c`,
+ * `binding_gateway.c` and `binding_keys.c` (SessionKeys), and what they share.
  *
  * Only the stable ABI of CPython 3.11 is used, so one build serves later versions. Functions hold the interpreter's lock but where said;
  * the plane's thread never takes it, so holding it while waiting for the plane's lock cannot deadlock, and that wait is some 40 us.
@@ -57,5 +57,23 @@ PyObject *plane_send_method(PlaneObject *self, PyObject *argument);
 PyObject *plane_counters(PlaneObject *self, PyObject *argument);
 PyObject *plane_owners_of(PlaneObject *self, PyObject *argument);
 PyObject *plane_io_errors(PlaneObject *self, PyObject *argument);
+PyObject *plane_open_tun_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_close_tun_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_take_packets(PlaneObject *self, PyObject *argument);
+PyObject *plane_tun_errno(PlaneObject *self, PyObject *argument);
+PyObject *plane_set_networks_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_set_shifts(PlaneObject *self, PyObject *argument);
+PyObject *plane_set_lane_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_remove_lane_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_take_seqs_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_read_lane_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_read_lanes(PlaneObject *self, PyObject *argument);
+PyObject *plane_set_reception_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_remove_reception_method(PlaneObject *self, PyObject *argument);
+PyObject *plane_read_receptions(PlaneObject *self, PyObject *argument);
+PyObject *plane_gateway_counters(PlaneObject *self, PyObject *argument);
+
+/* (packets, octets, raw_ns_sum, highest_seq, burst_kbps), or NULL with an exception. */
+PyObject *received_to_python(const struct received *received);
 
 #endif

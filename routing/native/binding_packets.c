@@ -60,6 +60,18 @@ static PyObject *opened_to_python(const struct ring *ring, const struct record *
         Py_XDECREF(srh);
         return NULL;
     }
+    if (record->kind == RECORD_RECEIVED) {
+        struct received received;
+        ring_read(ring, 0, &received, sizeof received);
+        PyObject *srh = read_bytes(ring, sizeof received, record->srh_bytes);
+        PyObject *counts = srh ? received_to_python(&received) : NULL;
+        if (counts)
+            return Py_BuildValue("(iKKKNNKLL)", RECORD_RECEIVED, (unsigned long long)record->neighbour, (unsigned long long)record->sender,
+                                 (unsigned long long)record->path_tag, counts, srh, (unsigned long long)received.seq,
+                                 (long long)received.tx_ns, (long long)received.rx_ns);
+        Py_XDECREF(srh);
+        return NULL;
+    }
     PyObject *source = address_to_python(&record->source);
     if (!source)
         return NULL;
@@ -100,7 +112,7 @@ PyObject *plane_has_opened(PlaneObject *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 PyObject *plane_signal_method(PlaneObject *self, PyObject *Py_UNUSED(ignored)) {
-    if (!ring_is_empty(&self->plane->datagrams) || !ring_is_empty(&self->plane->opened))
+    if (!ring_is_empty(&self->plane->datagrams) || !ring_is_empty(&self->plane->opened) || !ring_is_empty(&self->plane->gateway.packets))
         plane_signal(self->plane);
     Py_RETURN_NONE;
 }

@@ -21,9 +21,10 @@ from srwan.overlay.trains import Train, segments
 from srwan.overlay.view import Role
 from srwan.routing.forwarder import Counters, ForwarderEvent
 from srwan.routing.kernel.border import NativeBorder
-from srwan.routing.native._core import CONFIRMED, DROPPED, MOVED, OPENED, SEAL_BATCH_MAX, Plane
+from srwan.routing.native._core import CONFIRMED, DROPPED, MOVED, OPENED, RECEIVED, SEAL_BATCH_MAX, Plane
+from srwan.routing.native.gateway import NativeGateway
 from srwan.routing.native.tables import NativeTables
-from srwan.routing.payload import PAYLOAD_HEADER_BYTES, PayloadKind
+from srwan.routing.payload import PAYLOAD_HEADER_BYTES, PayloadKind, raw_latency_ns
 from srwan.routing.portable import PortableForwarder
 from srwan.routing.relay import DELIVERY_FUNCTIONS, GATEWAY_FUNCTIONS, Delivered
 from srwan.routing.sid import Sid
@@ -55,6 +56,7 @@ class NativeForwarder(PortableForwarder):
         send_many: as `send` for several.
         convert_ns: makes stamps of the payloads' clock of the plane's receive stamps (CLOCK_REALTIME), if the plane has a thread; None: it
             has none.
+        read_shifts: what makes CLOCK_MONOTONIC, and CLOCK_REALTIME, the payloads' clock, ns; None: the plane reads no TUN.
 
     Raises:
         LocalProtocolError: there are sessions already.
@@ -73,6 +75,7 @@ class NativeForwarder(PortableForwarder):
         read_stamp_ns: Callable[[], int],
         send_many: Callable[[Sequence[bytes], UdpAddress], None] | None = None,
         convert_ns: Callable[[int], int] | None = None,
+        read_shifts: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(node_id, sessions, roles=roles, send=send, read_stamp_ns=read_stamp_ns, send_many=send_many)
         self._plane = plane
@@ -82,6 +85,11 @@ class NativeForwarder(PortableForwarder):
         self._headers: dict[bytes, Srh] = {}
         self._upward: frozenset[NodeId] = frozenset()
         ending = DELIVERY_FUNCTIONS | GATEWAY_FUNCTIONS if Role.GATEWAY in roles else DELIVERY_FUNCTIONS
+        self._gateway: NativeGateway | None = None
+        if read_shifts is not None and Role.GATEWAY in roles:
+            self._gateway = self.tun_plane = NativeGateway(
+                plane, self._tables, self._egress, self._sent, find_route=self._find_lane_route, read_shifts=read_shifts
+            )
         plane.set_role(Role.RELAY in roles, sorted(ending))
         sessions.observe(self._tables)
 
@@ -91,15 +99,21 @@ class NativeForwarder(PortableForwarder):
         """Replace the map from locator to node; see `Forwarder.set_members`."""
         super().set_members(members)
         self._tables.set_members(members.values(), self._upward)
+        if self._gateway is not None:
+            self._gateway.refresh()
 
     def set_border(self, border: NativeBorder, send_native: Callable[[bytes], None]) -> None:
         """As `PortableForwarder.set_border`; packets for kernel routers come up."""
         super().set_border(border, send_native)
         self._upward = border.routers
         self._tables.set_upward(self._upward)
+        if self._gateway is not None:
+            self._gateway.refresh()
 
     def drop_peer(self, peer: NodeId) -> None:
         """Forget a peer's flows and statistics; see `Forwarder.drop_peer`."""
+        if self._gateway is not None:
+            self._gateway.drop_peer(peer, self._tables.known_number(peer))
         super().drop_peer(peer)
         self._tables.drop_peer(peer)
 
@@ -145,21 +159,46 @@ class NativeForwarder(PortableForwarder):
                 neighbour, sender, path_tag, rx_ns, srh, plaintext = cast("tuple[int, int, int, int, bytes, bytes]", tuple(rest))
                 if shift_ns is None:  # the same for all of a batch
                     shift_ns = 0 if self._convert_ns is None else self._convert_ns(rx_ns) - rx_ns
-                self._deliver_opened(neighbour, sender, path_tag, rx_ns + shift_ns, srh, plaintext)
+                self._deliver_opened(neighbour, sender, path_tag, rx_ns, shift_ns, srh, plaintext)
+            elif kind == RECEIVED:
+                self._take_received(rest)
             else:
                 self._note(kind, rest)
 
-    def _deliver_opened(self, neighbour: int, sender: int, path_tag: int, rx_ns: int, srh: bytes, plaintext: bytes) -> None:
+    def _deliver_opened(self, neighbour: int, sender: int, path_tag: int, rx_ns: int, shift_ns: int, srh: bytes, plaintext: bytes) -> None:
         from_node, by_node = self._tables.node_of.get(neighbour), self._tables.node_of.get(sender)
         if from_node is None or by_node is None:  # has gone since
             self._drops.count("payload-session")
             return
+        delivered = Delivered(from_node, self._header_of(srh), path_tag, b"", rx_ns + shift_ns)
+        outcome = self._egress.receive_opened(by_node, plaintext, delivered)
+        if self._gateway is not None:
+            self._gateway.serve(by_node, path_tag, outcome, rx_ns)
+        self._settle(outcome)
+
+    def _header_of(self, srh: bytes) -> Srh:
         header = self._headers.get(srh)
         if header is None:
             if len(self._headers) >= HEADERS_KEPT:
                 self._headers.clear()
             header = self._headers[srh] = Srh.decode(srh)
-        self._settle(self._egress.receive_opened(by_node, plaintext, Delivered(from_node, header, path_tag, b"", rx_ns)))
+        return header
+
+    def _take_received(self, rest: list[object]) -> None:
+        """Count what the plane took for the gateway, and answer the last packet of it if that is due."""
+        neighbour, sender, path_tag, counts, srh, seq, tx_ns, rx_ns = cast(
+            "tuple[int, int, int, tuple[int, int, int, int, int], bytes, int, int, int]", tuple(rest)
+        )
+        from_node, by_node = self._tables.node_of.get(neighbour), self._tables.node_of.get(sender)
+        if self._gateway is None or from_node is None or by_node is None:
+            return
+        self._gateway.add_received(by_node, path_tag, counts)
+        if srh:
+            group_ns = rx_ns if self._convert_ns is None else self._convert_ns(rx_ns)
+            delivered = Delivered(from_node, self._header_of(srh), path_tag, b"", group_ns)
+            reception = self._egress.receptions.touch(by_node, path_tag)
+            self._egress.answer_data(by_node, seq, delivered, reception, raw_latency_ns(group_ns, tx_ns))
+            self._settle(None)
 
     def _note(self, kind: int, rest: list[object]) -> None:
         if kind == DROPPED:
@@ -212,6 +251,16 @@ class NativeForwarder(PortableForwarder):
             traffic.packets += len(data)
             traffic.octets += sum(data) - PAYLOAD_HEADER_BYTES * len(data)
 
+    def _find_lane_route(self, path: tuple[Sid, ...], peer: NodeId) -> tuple[NodeId, bytes] | None:
+        route = self._routes.get(path) or self._find_route(path, peer)
+        return None if route is None or route.first in self._upward else (route.first, route.srh)
+
+    def sent(self, peer: NodeId, path_tag: int) -> TrafficCount:
+        """Return the DATA packets and octets of bodies sent to `peer` on a path tag so far."""
+        if self._gateway is not None:
+            self._gateway.read_sent()
+        return super().sent(peer, path_tag)
+
     def _owners_of(self, path_tag: int) -> list[NodeId]:
         native = (self._tables.node_of[number] for number in self._plane.owners_of(path_tag))
         return list(dict.fromkeys([*super()._owners_of(path_tag), *native]))
@@ -220,6 +269,9 @@ class NativeForwarder(PortableForwarder):
 
     def counters(self) -> Counters:
         """Return a reading of all counters, those of the plane and of the portable part together. Cost: 1 us per entry."""
+        if self._gateway is not None:
+            self._gateway.read_sent()
+            self._gateway.read_received()
         portable = super().counters()
         neighbours, relayed, drops, drops_by_peer = self._plane.counters()
         node_of = self._tables.node_of

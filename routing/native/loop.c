@@ -22,6 +22,8 @@ enum {
     MESSAGE_STRIDE = MESSAGE_BYTES + 4096 + 192, /* no multiple of a cache way, so that the heads of messages do not evict each other */
     BUFFERS_BYTES = BATCH_MESSAGES * MESSAGE_STRIDE,
     BURST_PACKETS = 64,    /* between two releases of the lock: 40 us */
+    SEALED_PACKETS = 256,  /* of the TUN that leave together */
+    SEALED_STRIDE = PACKET_BYTES_MAX + 64,
     BATCHES_PER_TURN = 16, /* of one socket before the others have their turn */
     POLL_AGAIN_NS = 1000000,
     STACK_BYTES = 256 * 1024
@@ -30,6 +32,7 @@ enum {
 struct worker {
     struct trains *trains;
     uint8_t *buffers;
+    uint8_t *tun_buffer, *sealed; /* made when there is a TUN */
     struct mmsghdr header[BATCH_MESSAGES];
     struct iovec piece[BATCH_MESSAGES];
     struct address source[BATCH_MESSAGES];
@@ -145,6 +148,17 @@ static uint64_t bytes_put(const struct plane *plane) {
            atomic_load_explicit(&plane->opened.written, memory_order_relaxed);
 }
 
+/* Whether something must leave before more is taken. */
+static bool is_full(const struct plane *plane, const struct trains *trains) {
+    return trains_is_full(trains) || (plane->gateway.frames && frames_is_full(plane->gateway.frames));
+}
+
+static void send_all(struct plane *plane, struct trains *trains) {
+    trains_send(plane, trains);
+    if (plane->gateway.frames)
+        tun_write(plane);
+}
+
 static void serve_batch(struct plane *plane, struct worker *worker, int count) {
     struct trains *trains = worker->trains;
     unsigned burst = 0;
@@ -158,18 +172,18 @@ static void serve_batch(struct plane *plane, struct worker *worker, int count) {
         struct arrival arrival = read_arrival(worker, i);
         do { /* also once for a datagram of 0 bytes */
             take_datagram(plane, trains, &arrival);
-            if (++burst < BURST_PACKETS && !trains_is_full(trains))
+            if (++burst < BURST_PACKETS && !is_full(plane, trains))
                 continue;
             burst = 0;
             plane_unlock(plane);
-            if (trains_is_full(trains))
-                trains_send(plane, trains);
+            if (is_full(plane, trains))
+                send_all(plane, trains);
             plane_lock(plane);
         } while (arrival.left);
     }
     bool has_news = bytes_put(plane) != put_before;
     plane_unlock(plane);
-    trains_send(plane, trains);
+    send_all(plane, trains);
     if (has_news)
         plane_signal(plane);
 }
@@ -195,14 +209,17 @@ static bool serve_socket(struct plane *plane, struct worker *worker, int fd) {
 
 static void *run(void *argument) {
     struct plane *plane = argument;
-    struct pollfd wanted[SOCKETS_MAX + 1];
+    struct pollfd wanted[SOCKETS_MAX + 2];
+    struct worker *worker = plane->worker;
+    struct sealing_space space = {worker->sealed, SEALED_STRIDE, 0, SEALED_PACKETS};
     unsigned count = plane->sockets_count;
     bool is_busy = false;
     wanted[count] = (struct pollfd){.fd = plane->stop_fd, .events = POLLIN};
     for (unsigned i = 0; i < count; i++)
         wanted[i] = (struct pollfd){.fd = plane->sockets[i], .events = POLLIN};
+    wanted[count + 1] = (struct pollfd){.fd = plane->gateway.tun_fd, .events = POLLIN}; /* -1 is ignored */
     for (;;) {
-        if (poll(wanted, count + 1, is_busy ? 0 : -1) < 0) { /* the kernel is out of memory: try again, less often */
+        if (poll(wanted, count + 2, is_busy ? 0 : -1) < 0) { /* the kernel is out of memory: try again, less often */
             nanosleep(&(struct timespec){.tv_nsec = POLL_AGAIN_NS}, NULL);
             continue;
         }
@@ -211,7 +228,12 @@ static void *run(void *argument) {
         is_busy = false;
         for (unsigned i = 0; i < count; i++)
             if (wanted[i].revents)
-                is_busy |= serve_socket(plane, plane->worker, wanted[i].fd);
+                is_busy |= serve_socket(plane, worker, wanted[i].fd);
+        if (wanted[count + 1].revents) {
+            is_busy |= tun_serve(plane, &space, worker->tun_buffer, worker->trains);
+            if (plane->gateway.gone_errno) /* only this thread sets it */
+                wanted[count + 1].fd = -1;
+        }
     }
     return NULL;
 }
@@ -223,6 +245,8 @@ static void free_worker(struct worker *worker) {
         return;
     trains_free(worker->trains);
     pages_free(worker->buffers, BUFFERS_BYTES);
+    pages_free(worker->tun_buffer, TUN_BUFFER_BYTES);
+    pages_free(worker->sealed, SEALED_PACKETS * SEALED_STRIDE);
     free(worker);
 }
 
@@ -309,12 +333,63 @@ int plane_start(struct plane *plane) {
     return error;
 }
 
+/* End the thread and wait for it. */
+static void halt(struct plane *plane) {
+    uint64_t count = 1;
+    if (!plane->is_running)
+        return;
+    (void)!write(plane->stop_fd, &count, sizeof count);
+    pthread_join(plane->thread, NULL);
+    (void)!read(plane->stop_fd, &count, sizeof count); /* so that it may start again */
+    plane->is_running = false;
+}
+
 void plane_stop(struct plane *plane) {
-    uint64_t one = 1;
-    if (plane->is_running) {
-        (void)!write(plane->stop_fd, &one, sizeof one);
-        pthread_join(plane->thread, NULL);
-        plane->is_running = false;
-    }
+    halt(plane);
+    plane_close_tun(plane);
     close_all(plane);
+}
+
+/* --- the TUN --- */
+
+static int attach_tun(struct plane *plane, int descriptor, bool has_udp) {
+    struct worker *worker = plane->worker;
+    struct gateway *gateway = &plane->gateway;
+    if (!worker->tun_buffer)
+        worker->tun_buffer = pages_new(TUN_BUFFER_BYTES);
+    if (!worker->sealed)
+        worker->sealed = pages_new(SEALED_PACKETS * SEALED_STRIDE);
+    gateway->frames = frames_new();
+    if (!worker->tun_buffer || !worker->sealed || !gateway->frames)
+        return ENOMEM;
+    gateway->frames->has_udp = has_udp;
+    gateway->gone_errno = 0;
+    gateway->tun_fd = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+    return gateway->tun_fd < 0 ? errno : 0;
+}
+
+int plane_open_tun(struct plane *plane, int descriptor, bool has_udp) {
+    if (!plane->worker || plane->gateway.frames)
+        return EINVAL;
+    halt(plane); /* packets wait in the sockets meanwhile */
+    int error = attach_tun(plane, descriptor, has_udp);
+    int start_error = plane_start(plane);
+    if (error || start_error)
+        plane_close_tun(plane);
+    return error ? error : start_error;
+}
+
+void plane_close_tun(struct plane *plane) {
+    struct gateway *gateway = &plane->gateway;
+    bool was_running = plane->is_running;
+    if (!gateway->frames)
+        return;
+    halt(plane);
+    if (gateway->tun_fd >= 0)
+        close(gateway->tun_fd);
+    gateway->tun_fd = -1;
+    frames_free(gateway->frames);
+    gateway->frames = NULL;
+    if (was_running)
+        plane_start(plane);
 }

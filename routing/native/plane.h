@@ -10,6 +10,8 @@
  * apart from them so that no flood of strangers can crowd them out, payloads that were opened here, and notes that a session was
  * confirmed, a peer moved, a packet was dropped.
  *
+ * A router with a TUN has its packets in the same thread (gateway.h, tun.c).
+ *
  * Tables (tables.c) hold sessions by index, peers by number, members by locator. Python writes them, the thread reads them and moves
  * windows and counters. One mutex guards all of it. The thread holds it for at most BURST_PACKETS packets (some 40 us) and
  * never during a system call, so Python never waits longer than that, and an update never stops the thread. A mutex and no RCU:
@@ -34,6 +36,7 @@
 
 #include "address.h"
 #include "cipher.h"
+#include "gateway.h"
 #include "map.h"
 #include "ring.h"
 #include "tags.h"
@@ -129,6 +132,7 @@ struct plane {
     uint64_t receive_errors[ERRNO_MAX], send_errors[ERRNO_MAX];
     uint64_t truncated;
     struct ring datagrams, opened;
+    struct gateway gateway;
 
     /* set before the thread starts, not changed while it runs */
     unsigned sockets_count;
@@ -150,7 +154,7 @@ struct plane {
 enum verdict {
     VERDICT_DROPPED,
     VERDICT_FORWARD, /* sealed in place for the next hop */
-    VERDICT_OPENED,  /* its payload was opened and is in the ring */
+    VERDICT_OPENED,  /* its payload was opened, and is in the ring or on its way into the TUN */
     VERDICT_UP       /* nothing was changed: it is for Python */
 };
 
@@ -242,6 +246,13 @@ int plane_open_sockets(struct plane *plane, const int *sockets, const int *famil
 
 /* Start the thread. 0 or an errno. */
 int plane_start(struct plane *plane);
+
+/* Read and write a TUN, a non-blocking descriptor with IFF_VNET_HDR, from now on; a duplicate of it is kept. `has_udp`: it takes large UDP
+ * packets. The thread ends and starts again meanwhile. 0 or an errno. */
+int plane_open_tun(struct plane *plane, int descriptor, bool has_udp);
+
+/* Leave the TUN alone; with this the last descriptor of the plane's is closed. A second time does nothing. */
+void plane_close_tun(struct plane *plane);
 
 /* End the thread, wait for it (at most one batch), and close what was opened. A second time does nothing. */
 void plane_stop(struct plane *plane);

@@ -21,7 +21,9 @@ enum record_kind {
     RECORD_OPENED,    /* a payload that ends here: data = SRH, then plaintext */
     RECORD_CONFIRMED, /* the first packet under session `index` opened */
     RECORD_MOVED,     /* the peer of session `index` is at `source` now */
-    RECORD_DROPPED    /* a packet was dropped for `reason` */
+    RECORD_DROPPED,   /* a packet was dropped for `reason` */
+    RECORD_RECEIVED,  /* what the gateway took on a path tag: data = struct received, then the SRH if it is to be answered */
+    RECORD_PACKET     /* an IP packet of the TUN: data = the packet */
 };
 
 struct record {

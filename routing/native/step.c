@@ -150,8 +150,8 @@ static enum reason seal_link(struct session *link, struct link_header *header, c
 }
 
 static enum verdict open_payload(struct plane *plane, const struct peer *neighbour, const struct link_header *header, const uint8_t *srh,
-                                 size_t srh_bytes, const uint8_t *payload, const struct address *source, int64_t rx_ns) {
-    uint8_t associated[PAYLOAD_ASSOCIATED_BYTES], plaintext[PACKET_BYTES_MAX];
+                                 size_t srh_bytes, uint8_t *payload, const struct address *source, int64_t rx_ns) {
+    uint8_t associated[PAYLOAD_ASSOCIATED_BYTES], *plaintext = payload + PAYLOAD_HEAD_BYTES; /* opened in place */
     size_t length = header->payload_bytes;
     if (length < PAYLOAD_OVERHEAD_BYTES)
         return refuse(plane, REASON_PAYLOAD_SHORT, NULL, source);
@@ -168,6 +168,10 @@ static enum verdict open_payload(struct plane *plane, const struct peer *neighbo
                      plaintext))
         return refuse(plane, REASON_PAYLOAD_AUTH, NULL, source);
     accept_counter(plane, end, keys, counter);
+    length -= PAYLOAD_OVERHEAD_BYTES;
+    if (gateway_take(plane, neighbour, end->peer, header->path_tag, srh, srh_bytes, plaintext, length, rx_ns))
+        return VERDICT_OPENED;
+    gateway_tell_before(plane, neighbour, end->peer, header->path_tag, plaintext, length);
     struct record record = {
         .kind = RECORD_OPENED,
         .srh_bytes = (uint16_t)srh_bytes,
@@ -177,7 +181,7 @@ static enum verdict open_payload(struct plane *plane, const struct peer *neighbo
         .path_tag = header->path_tag,
         .rx_ns = rx_ns,
     };
-    if (!ring_put(&plane->opened, &record, srh, srh_bytes, plaintext, length - PAYLOAD_OVERHEAD_BYTES))
+    if (!ring_put(&plane->opened, &record, srh, srh_bytes, plaintext, length))
         return refuse(plane, REASON_QUEUE_FULL, end->peer, source);
     return VERDICT_OPENED;
 }

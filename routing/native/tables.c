@@ -17,7 +17,8 @@ struct plane *plane_new(uint64_t locator) {
     plane->news_fd = plane->stop_fd = plane->out_ipv4 = plane->out_ipv6 = -1;
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed || !tags_init(&plane->relayed, seed) ||
         !ring_init(&plane->datagrams, DATAGRAM_RING_BYTES) || !ring_init(&plane->opened, OPENED_RING_BYTES) ||
-        pthread_mutex_init(&plane->lock, NULL) != 0) {
+        !gateway_init(&plane->gateway, seed) || pthread_mutex_init(&plane->lock, NULL) != 0) {
+        gateway_free(&plane->gateway);
         ring_free(&plane->opened);
         ring_free(&plane->datagrams);
         tags_free(&plane->relayed);
@@ -62,6 +63,7 @@ void plane_free(struct plane *plane) {
     map_clear(&plane->members);
     map_clear(&plane->peers);
     tags_free(&plane->relayed);
+    gateway_free(&plane->gateway);
     ring_free(&plane->datagrams);
     ring_free(&plane->opened);
     trains_free(plane->python_trains);

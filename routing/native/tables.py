@@ -100,6 +100,10 @@ class NativeTables:
             self.node_of[number] = node
         return number
 
+    def known_number(self, node: NodeId) -> int | None:
+        """Return a peer's number, or None if the plane does not know it."""
+        return self._numbers.get(node)
+
     def set_members(self, members: Iterable[NodeId], upward: Collection[NodeId]) -> None:
         """Replace whom packets may go to; those for `upward` members go up to Python."""
         self._members = tuple(members)

@@ -430,7 +430,8 @@ def _open_gateway(node: Node, clock: Clock) -> Iterator[GatewayService]:
 
     config = node.config.tun
     gateway = Gateway(node.id, config)
-    with open_tun(config, gateway.overlay_address) as device:
+    wants_offload = node.routing.tunnels.is_possible
+    with open_tun(config, gateway.overlay_address, wants_offload=wants_offload) as device:
         yield GatewayService(config, gateway, device, overlay=node.overlay, routing=node.routing, clock=clock, name_of=node.name_of)
 
 

@@ -17,6 +17,7 @@ from srwan.status_socket import NAME, read_status, serve_status
 TUN = {
     "interface": "srwan0",
     "state": "up",
+    "plane": "native: read and written in C",
     "mtu": 1280,
     "addresses": ["10.77.0.1/24"],
     "to_peers": {"packets": 3, "octets": 252, "dropped": {}},
@@ -57,6 +58,7 @@ async def test_the_tun_is_shown_with_its_counters_and_routes(tmp_path: Path, cap
         "network lab, 2 members; data plane portable",
         "dropped 2 replay",
         "tun srwan0 is up, MTU 1280, 10.77.0.1/24",
+        "packets native: read and written in C",
         "to peers 3 packets, 252 octets; dropped nothing",
         "from peers 2 packets, 168 octets; dropped 1 ip-length, 4 ip-spoofed",
         "icmp 5 errors sent",

@@ -89,6 +89,7 @@ def _print_router(status: dict[str, Any], *, as_json: bool) -> int:
     if tun is None:
         return 0
     write(f"tun          {tun['interface']} is {tun['state']}, MTU {tun['mtu']}, {', '.join(tun['addresses'])}\n")
+    write(f"  packets    {tun['plane']}\n")
     for name, key in (("to peers", "to_peers"), ("from peers", "from_peers")):
         count = tun[key]
         write(f"  {name:10} {count['packets']} packets, {count['octets']} octets; dropped {_counted(count['dropped'])}\n")

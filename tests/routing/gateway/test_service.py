@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from srwan.routing.egress import FlowPacket
 from srwan.routing.gateway.gateway import Gateway, TrafficClass
 from srwan.routing.gateway.routes import Network
 from srwan.routing.gateway.service import HELD_PACKETS_MAX, HELD_S, IDLE_S, REFRESH_S, GatewayService
+from srwan.routing.gateway.tun import TunOffload
 from srwan.routing.policy import PathPolicy
 from srwan.types import NodeId
 
@@ -35,6 +37,7 @@ def packet(number: int = 0, destination: str = "10.2.0.1", tos: int = 0) -> byte
 
 class FakeDevice:
     name = "srwan0"
+    offload = TunOffload(is_on=False, has_udp=False, problem="")
 
     def __init__(self) -> None:
         self.drops: dict[str, int] = {}
@@ -83,11 +86,19 @@ class FakeFlow:
     sent: list[bytes] = attrs.field(factory=list)
     is_closed: bool = False
     control: None = None
+    sent_at: float = -math.inf
+    is_paused: bool = False
 
     def send_packets(self, packets: Sequence[bytes]) -> int:
         assert not self.is_closed
         self.sent += packets if self.has_session else ()
         return len(packets) if self.has_session else 0
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
 
     def close(self) -> None:
         self.is_closed = True
@@ -135,7 +146,11 @@ async def running(**changes: Any) -> AsyncIterator[Scene]:
         on_event=lambda callback: hooks.update(event=callback),
         count_drop=lambda reason, peer: world.blames.append((peer, reason)),
     )
-    routing = SimpleNamespace(open_tunnel=open_tunnel, on_packets=lambda callback: hooks.update(packets=callback))
+    routing = SimpleNamespace(
+        open_tunnel=open_tunnel,
+        on_packets=lambda callback: hooks.update(packets=callback),
+        tunnels=SimpleNamespace(close=lambda: None, reading=lambda: None),
+    )
     service = GatewayService(
         config,
         gateway,
@@ -173,10 +188,12 @@ async def test_packets_wait_for_the_first_session_and_keep_their_order(autojump_
         await fed(scene, packet(3))
         ((_, _, flow),) = scene.flows
         assert [] == flow.sent
+        assert flow.is_paused  # or those that a data plane sends by itself would overtake them
         flow.has_session = True
         await fed(scene, packet(4))
         await trio.sleep(HELD_S / 2)
         assert [1, 2, 3, 4] == [IP(each).id for each in flow.sent]
+        assert not flow.is_paused
         await fed(scene, packet(5))
         assert 5 == len(flow.sent)
         assert {} == scene.drops
