@@ -229,6 +229,12 @@ def _of_accounting() -> list[Decoder]:
             (COUNTERS.encode(),),
         ),
         Decoder("accounting.messages.SessionNotice.decode", SessionNotice.decode, (NOTICE.encode(),), SessionNotice.encode),
+        Decoder(
+            "accounting.messages.SessionNotice.decode_from",
+            functools.partial(SessionNotice.decode_from, PLAN.consumer),
+            (NOTICE.encode(),),
+            SessionNotice.encode,
+        ),
         Decoder("accounting.messages.TicketNotice.decode", TicketNotice.decode, (ticket_notice.encode(),), TicketNotice.encode),
         Decoder("accounting.messages.Answer.decode", Answer.decode, (Answer("stale", RECEIPT.encode()).encode(),), Answer.encode),
         Decoder("accounting.journal_entry.read_entry", read_entry, (*paid, *carried)),

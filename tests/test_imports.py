@@ -60,6 +60,7 @@ def test_importing_srwan_imports_neither_libp2p_nor_the_node() -> None:
     assert heavy & set(loaded) == set()
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_one_imported() -> None:
     program = f"""
 import importlib, json, sys

@@ -115,6 +115,7 @@ def test_without_congestion_traffic_stays_direct(tmp_path: Path) -> None:
     assert result["lost"] <= result["sent"] * 0.02
 
 
+@pytest.mark.slow
 def test_running_out_of_time_is_a_failure_with_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     done = run_demo(tmp_path, "--routers", "5", "--seconds", "10", "--json")
     assert 1 == done.returncode

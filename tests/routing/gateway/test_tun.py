@@ -97,7 +97,11 @@ PLANES = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.needs("native") if name != "portable" else ()) for name in PLANES],
+    params=[
+        pytest.param("portable"),
+        pytest.param("native", marks=pytest.mark.needs("native")),
+        pytest.param("mixed", marks=[pytest.mark.needs("native"), pytest.mark.slow]),
+    ],
 )
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with Lab("tun") as lab:
