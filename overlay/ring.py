@@ -1,10 +1,11 @@
 """Who watches whom: ten salted rings over the members of a group.
 
-Every member has a place on each of `RINGS` circles, by a hash of its id. Its observers are the next members on these circles, its
-subjects those for whom it is the next: so everybody watches and is watched by about ten others, whatever the ids, and a member that comes
-or goes changes the watch of its neighbours only. The rings of random places are a good expander, so the observers of a set of faulty
-members are mostly healthy (Suresh et al., Rapid, USENIX ATC 2018, section 4.1). Who chooses his key chooses his neighbours, but not all ten
-of them for free: places are salted with the group.
+In a group of up to eleven everybody watches everybody. In a larger one every member has a place on each of `RINGS` circles, by a hash of
+its id. Its observers are the next members on these circles, its subjects those for whom it is the next: so everybody watches and is watched
+by about ten others, whatever the ids, and a member that comes or goes changes the watch of its neighbours only. The rings of random places
+are a good expander, so the observers of a set of faulty members are mostly healthy (Suresh et al., Rapid, USENIX ATC 2018, section 4.1).
+Who chooses his key chooses his neighbours, but not all ten of them for free: places are salted with the group. Among few, rings would not
+do: one of three members in 512 has the same next member on all ten of them, which would be its only judge.
 
 Invariants: equal members give equal rings, in whatever order they came; nobody observes itself; a member that is two rings' next counts
 once.
@@ -112,6 +113,8 @@ class Ring:
         return self._neighbours(node, -1)
 
     def _neighbours(self, node: NodeId, step: int) -> tuple[NodeId, ...]:
+        if len(self._spots) <= RINGS + 1 and node in self._spots:
+            return tuple(other for _, other in self._rings[0] if other != node)
         found: dict[NodeId, None] = {}
         for ring, spot in zip(self._rings, self._spots.get(node, ()), strict=False):
             other = ring[(bisect.bisect_left(ring, spot) + step) % len(ring)][1]

@@ -8,6 +8,7 @@ skipped with the reason; where `SRWAN_CI_NEEDS` (a comma-separated list, or "all
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -28,6 +29,9 @@ settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.register_profile("night", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("SRWAN_HYPOTHESIS") or ("ci" if os.environ.get("CI") else "dev"))
+
+LONGEST = frozenset({"test_demo.py", "test_examples.py", "test_market_examples.py", "test_overseer.py"})
+"""Files of half a minute and more."""
 
 
 def missing_ipv6() -> str:
@@ -109,9 +113,20 @@ NEEDS: dict[str, Callable[[], str]] = {
 }
 
 
+@functools.cache
+def missing(need: str) -> str:
+    """Say why a need is missing, or return an empty string; it is looked for once."""
+    return NEEDS[need]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --require-needs."""
     parser.addoption("--require-needs", action="store_true", help="fail, rather than skip, tests whose needs are missing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -121,7 +136,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for need in mark.args:
             if need not in NEEDS:
                 pytest.fail(f"unknown need {need!r}; tests/conftest.py knows {sorted(NEEDS)}", pytrace=False)
-            problem = NEEDS[need]()
+            problem = missing(need)
             if not problem:
                 continue
             if item.config.getoption("--require-needs") or listed & {need, "all"}:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trio
 
 from srwan.cli import main
+from srwan.demo.script import Demonstration, DemoOptions
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("view_agreed_after_s", "matrix_full_after_s", "detected_after_s", "rerouted_after_s", "reporter_takeover_s", "returned_after_s")
@@ -68,6 +70,31 @@ def test_the_eight_steps_happen_and_nothing_is_left(tmp_path: Path) -> None:
     assert result["paid"] == result["escrow_before"] - result["escrow_after"] == sum(result["earned"].values()) + result["fees"] > 0
     assert result["conserved"]
     assert [] == left_by(tmp_path)
+
+
+class KillsTwoCarriers(Demonstration):
+    """A demonstration in which the path that took over loses its relay, too."""
+
+    second = ""
+
+    async def _kill_reporter(self) -> None:
+        await trio.sleep(5.0)  # receipts come every two seconds: it is owed something now
+        self.second = self._relays_in_use(0.0)[0]
+        self.processes[self._index_of(self.second)].kill()
+        await trio.sleep(3.0)  # a third relay carries
+        await super()._kill_reporter()
+
+
+@pytest.mark.slow
+async def test_every_relay_that_was_killed_while_it_carried_is_paid() -> None:
+    """The reporter may be the relay in use: it was killed, not started again, and nobody else could claim what it was owed."""
+    demonstration = KillsTwoCarriers(DemoOptions(routers=6, seconds=240.0), lambda *_: None)
+
+    result = await demonstration.run()
+
+    assert demonstration.second in result["earned"]
+    assert result["settled"] == result["claims"] >= 2
+    assert result["conserved"]
 
 
 @contextmanager

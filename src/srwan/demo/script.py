@@ -3,7 +3,7 @@
 1. routers find their group through one introducer; 2. every member holds the full matrix of one-way latencies; 3. the elected reporter
 publishes it, a second process verifies it; 4. an application streams over the direct path; 5. the direct link is congested and traffic
 moves to a relayed path; 6. the relay and the reporter are killed with SIGKILL; 7. congestion ends and traffic goes back;
-8. the killed relay starts again, and what all carried is claimed, judged by three validators, settled and paid.
+8. the killed routers start again, and what all carried is claimed, judged by three validators, settled and paid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from srwan.demo.observer import Observer, StepFailed
 from srwan.demo.settling import Settling
 from srwan.demo.traffic import Arrival, gap_around, median_delay_ms, report_traffic
 from srwan.demo.treasury import PRICE_MICROTOKEN, VALIDATORS, Treasury, open_treasury
-from srwan.gossip.reporter import rank
+from srwan.gossip.reporter import EPOCH_S, rank
 from srwan.sole_error import sole_error
 from srwan.swarm.regions import World, load_regions
 from srwan.swarm.supervisor import Event, RouterProcess, Swarm, open_swarm
@@ -91,7 +91,6 @@ class Demonstration:
         self._treasury: Treasury
         self._settling: Settling
         self._settings: list[dict[str, Any]] = []
-        self._killed_relay: int | None = None
 
     async def run(self) -> dict[str, Any]:
         """Run all steps and return the result.
@@ -277,7 +276,6 @@ class Demonstration:
         killed_at = time.monotonic()
         self.observer.note("kill", f"SIGKILL to the relay {relays[0]} while it carries traffic")
         self.processes[relay].kill()
-        self._killed_relay = relay
         await self.observer.wait_for(
             lambda: self.observer.find(("PathSwitched",), since=killed_at, router=source) is not None,
             timeout_s=STEP_TIMEOUT_S,
@@ -287,6 +285,11 @@ class Demonstration:
         return killed_at
 
     async def _kill_reporter(self) -> None:
+        await self.observer.wait_for(
+            lambda: self._reporter() not in self._pair,
+            timeout_s=EPOCH_S + STEP_TIMEOUT_S,
+            failure="step 6: an end of the stream stayed the reporter for longer than an epoch",
+        )
         reporter = self._reporter()
         killed_at = time.monotonic()
         if not self.processes[reporter].is_killed:
@@ -355,10 +358,7 @@ class Demonstration:
 
     async def _settle(self) -> None:
         source, _ = self._pair
-        if self._killed_relay is not None:
-            name = self.observer.name(self._killed_relay)
-            self.observer.note("restart", f"the killed relay {name} starts again: what it is owed is in its journal")
-            await self._restart(self._killed_relay)
+        await self._restart([process.index for process in self.processes if process.is_killed])
         figures = await self._settling.settle(source, [process for process in self.processes if process.is_running])
         self.result.update(figures)
         earned = ", ".join(f"{name} {amount}" for name, amount in figures["earned"].items()) or "nobody anything"
@@ -368,17 +368,19 @@ class Demonstration:
             f"fees {figures['fees']}; {'all tokens are accounted for' if figures['conserved'] else 'TOKENS WERE MADE OR LOST'}",
         )
 
-    async def _restart(self, index: int) -> None:
-        """Start a router that was killed again, with its folder and wallet."""
+    async def _restart(self, killed: list[int]) -> None:
+        """Start routers that were killed again, with their folders and wallets: any of them may have carried what nobody else is owed."""
         living = [process.index for process in self.processes if process.is_running]
-        introducers = [self.observer.routers[living_one]["up"]["multiaddr"] for living_one in living[:INTRODUCERS]]
-        del self.observer.routers[index]["up"], self.observer.routers[index]["ViewChanged"]
-        await self._swarm.start({**self._settings[index], "bootstrap": introducers}, instead_of=self.processes[index])
-        await self._wait_up(len(living) + 1)
+        introducers = [self.observer.routers[index]["up"]["multiaddr"] for index in living[:INTRODUCERS]]
+        for index in killed:
+            self.observer.note("restart", f"{self.observer.name(index)}, which was killed, starts again: what it is owed is in its journal")
+            del self.observer.routers[index]["up"], self.observer.routers[index]["ViewChanged"]
+            await self._swarm.start({**self._settings[index], "bootstrap": introducers}, instead_of=self.processes[index])
+        await self._wait_up(len(living) + len(killed))
         await self.observer.wait_for(
-            lambda: "ViewChanged" in self.observer.routers[index],
+            lambda: all("ViewChanged" in self.observer.routers[index] for index in killed),
             timeout_s=START_TIMEOUT_S,
-            failure="step 8: the killed relay did not come back",
+            failure="step 8: a killed router did not come back",
         )
 
     @property

@@ -26,6 +26,8 @@ BOUND_TIMEOUT_S = 30.0
 SETTLED_TIMEOUT_S = 120.0
 """On an idle machine it takes 15 s; a relay that starts again has to be a member first, and a late claim waits for another turn."""
 LOOK_S = 0.25
+ASK_AGAIN_S = 5.0
+"""A relay that started again is given its last ticket only once the consumer reaches it, and may have claimed an older one by then."""
 
 
 @attrs.define
@@ -83,9 +85,7 @@ class Settling:
         """
         await trio.sleep(RECEIPT_S)
         tickets = self._tickets(source)
-        for process in processes:
-            await process.command("settle_up")
-        await self._wait_settled(tickets)
+        await self._wait_settled(tickets, processes)
         accounts = await self._pay_out()
         result = await self._figures(source, tickets, accounts)
         supply = await self._treasury.settlement.supply()
@@ -107,11 +107,16 @@ class Settling:
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
-    async def _wait_settled(self, tickets: dict[bytes, Event]) -> None:
+    async def _wait_settled(self, tickets: dict[bytes, Event], processes: list[RouterProcess]) -> None:
         settlement = self._treasury.settlement
         left = dict(tickets)
+        ask_at = trio.current_time()
         with trio.move_on_after(SETTLED_TIMEOUT_S):
             while left:
+                if trio.current_time() >= ask_at:
+                    ask_at += ASK_AGAIN_S
+                    for process in processes:
+                        await process.command("settle_up")
                 for session, ticket in tuple(left.items()):
                     state = await settlement.session(session)
                     if state is not None and state.settled_microtoken >= ticket["amount_microtoken"]:

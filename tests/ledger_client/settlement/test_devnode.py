@@ -43,7 +43,7 @@ async def served(deployer: WalletKey, deployment: Deployment, clock: Any) -> Asy
     async with (
         await PyEvmSettlement.deploy(None, deployer, deployment, clock_s=clock) as engine,
         open_devnode(engine.chain) as node,
-        httpx.AsyncClient(base_url=node.url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=node.url, trust_env=False, verify=False) as http,
     ):
         yield Served(node, engine, http)
 
