@@ -58,9 +58,11 @@ def congested(
 # -- death
 
 
-def test_a_killed_relay_is_left_for_the_next_within_600_ms(record_testsuite_property: Callable[[str, object], None]) -> None:
+def test_a_killed_relay_is_left_for_the_next_within_600_ms(
+    seeds: Callable[[int], range], record_testsuite_property: Callable[[str, object], None]
+) -> None:
     failovers, gaps = [], []
-    for seed in range(25):
+    for seed in seeds(25):
         kill = 118.0 + random.Random(seed).random()
         links = links_of(direct=81, east=108, west=121)
         links[VIA_EAST].is_up = down(kill)
@@ -82,8 +84,8 @@ def test_a_killed_relay_is_left_for_the_next_within_600_ms(record_testsuite_prop
     assert max(failovers) <= 0.6
 
 
-def test_when_both_relays_die_data_go_direct() -> None:
-    for seed in range(10):
+def test_when_both_relays_die_data_go_direct(seeds: Callable[[int], range]) -> None:
+    for seed in seeds(10):
         links = links_of(direct=81, east=108, west=121)
         links[VIA_EAST].is_up = down(130.0)
         links[VIA_WEST].is_up = down(130.0)
@@ -104,8 +106,8 @@ def test_a_dead_standby_is_vetoed_and_replaced() -> None:
     assert [DIRECT, VIA_WEST, VIA_NORTH] == [path.relays for path in net.control.paths]
 
 
-def test_when_nothing_answers_data_stay_direct_which_is_asked_on() -> None:
-    for seed in range(10):
+def test_when_nothing_answers_data_stay_direct_which_is_asked_on(seeds: Callable[[int], range]) -> None:
+    for seed in seeds(10):
         links = links_of(direct=50, east=60, west=70)
         for link in links.values():
             link.is_up = down(110.0, 118.0)
