@@ -361,7 +361,8 @@ class EtcdGateway:
             except _NotAuthenticated as error:
                 self._token, problem = "", str(error)
             except trio.TooSlowError:
-                problem = f"{self._endpoint} did not answer"
+                if this_s == attempt_s or not problem:  # one that the deadline cut short says less than the one before
+                    problem = f"{self._endpoint} did not answer"
                 self._turn_away()
             except _Refused as error:
                 if is_absence_fine and "not found" in str(error):

@@ -339,7 +339,7 @@ class PathControl:
         for path in self._pool.all():
             if node in path.relays and (path.state in ALIVE or path.state is PathState.PROBING):
                 path.stalls = STALLS_MAX  # the group's failure detector is no stall
-                self._die(path, f"{self._finder.name_of(node)} was reported gone", now)
+                self._die(path, f"{self._finder.name_of(node)} was reported gone", now, is_known=True)
         self._spread_out(now)
 
     def close(self, now: float) -> None:
@@ -386,7 +386,8 @@ class PathControl:
             reason = f"silent for {watch.silence_s(now) * 1000:.0f} ms" if watch.answers else "never answered"
             self._die(path, f"{self._name(path)} {reason}", now)
 
-    def _die(self, path: WatchedPath, reason: str, now: float) -> None:
+    def _die(self, path: WatchedPath, reason: str, now: float, *, is_known: bool = False) -> None:
+        """Bury a path; `is_known`: by more than our own ears, so that data need not wait for proof that others live."""
         path.life.on(PathSignal.DIED)
         path.watch.start_over(now)
         path.evidence.forget()
@@ -397,7 +398,7 @@ class PathControl:
         is_last = all(other.state not in ALIVE for other in self._pool.all())
         self._events.append(PathDied(path.relays, path.watch.path_tag, was_active, is_last, reason))
         if was_active:
-            self._flee(reason, now)
+            (self._escape if is_known else self._flee)(reason, now)
 
     def _flee(self, reason: str, now: float) -> None:
         """Leave a path that cannot be used: to the best one that answers right now, else home, else stay."""

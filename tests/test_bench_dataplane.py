@@ -273,7 +273,7 @@ def test_the_kernel_carries_what_is_measured(tmp_path: Path) -> None:
         latency = measures.latency(system, 50)
         mtu = system.overlay_mtu()
 
-    assert tcp.octets >= 2_000_000 - 2 * IPERF_BLOCK  # iperf3 ends without counting what is still under way
+    assert IPERF_BLOCK < tcp.octets <= 2_000_000 + IPERF_BLOCK  # iperf3 ends without counting what is still under way
     assert tcp.bits_per_s > 0
     assert 0 < flood["udp64_pps"] <= flood["udp64_sent_pps"] * 1.5
     assert {"sender64_us", "hop64_us"} <= set(flood)

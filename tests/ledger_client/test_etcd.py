@@ -214,7 +214,7 @@ async def test_closing_ends_what_is_under_way(
 async def test_an_answer_without_bounds_is_cut_off(
     settings_of: Callable[..., EtcdSettings], make_row: Make, wall_ns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with await EtcdStore.open(settings_of(), deadline_s=2) as store:
+    async with await EtcdStore.open(settings_of(), deadline_s=1) as store:
         await store.put_many([make_row(0), make_row(1)], wall_ns)
         monkeypatch.setattr("srwan.ledger_client.etcd_gateway.ANSWER_BYTES_MAX", 1000)
         with pytest.raises(StoreUnavailable, match="an answer of more than 1000 bytes"):

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from srwan.routing import control as control_module
 from srwan.routing.finder import Relays
 from srwan.routing.path import (
     PathActivated,
@@ -153,6 +154,17 @@ def test_a_relay_reported_gone_is_left_at_once() -> None:
     assert [VIA_EAST] == [veto.relays for veto in net.events(PathVetoed)]
 
 
+def test_data_leave_a_relay_that_is_reported_gone_at_once_though_an_alarm_is_on() -> None:
+    """Found by the state machine below: data waited on the dead path for proof that another one lives."""
+    links = links_of(direct=60, east=70, west=80, north=90, south=100)
+    net = PathNetwork(links, seed=12, policy=PathPolicy(fallback=False), loss=0.01, data_pps=10).run(1.75)
+    links[DIRECT].is_up = down(0.0)
+    net.run(1.0625)
+    assert VIA_EAST == net.control.active[0]
+    net.control.relay_failed(EAST, net.now)
+    assert PathState.DEAD is not net.control.paths[0].state
+
+
 def test_a_relay_that_is_no_longer_allowed_is_left_and_forgotten() -> None:
     net = PathNetwork(links_of(direct=90, east=50, west=60)).run(9.0)
     net.allowed.discard(EAST)
@@ -241,6 +253,11 @@ class ControlMachine(RuleBasedStateMachine):
     def a_forged_answer_comes(self, tag: int, seq: int, raw_ns: int) -> None:
         self.net.control.receive_ack(Ack(tag, seq, raw_ns, seq, 0, raw_ns, seq), self.net.now)
 
+    def _waits_for_proof(self, relays: Relays) -> bool:
+        """Whether a path died so lately that data may still wait on it for proof that another lives."""
+        deaths = [when for when, event in self.net.log if isinstance(event, PathDied) and event.relays == relays]
+        return bool(deaths) and self.net.now - deaths[-1] <= control_module.PATIENCE * self.net.control.policy.keepalive_s
+
     @invariant()
     def exactly_one_path_is_in_use(self) -> None:
         paths = self.net.control.paths
@@ -253,7 +270,8 @@ class ControlMachine(RuleBasedStateMachine):
         control = self.net.control
         home = control.policy.via
         assert home in [path.relays for path in control.paths]
-        assert control.paths[0].relays == home or control.paths[0].state in (PathState.ACTIVE, PathState.SUSPECT)
+        used = control.paths[0]
+        assert used.relays == home or used.state in (PathState.ACTIVE, PathState.SUSPECT) or self._waits_for_proof(used.relays)
 
     @invariant()
     def watched_paths_are_few_disjoint_and_differ_in_their_tags(self) -> None:
