@@ -352,9 +352,9 @@ class EtcdGateway:
             left_s = give_up_at - trio.current_time()
             if left_s <= 0:
                 raise self.unavailable(f"no endpoint gave a usable answer within {self._deadline_s:g} s ({problem})")
+            this_s = min(attempt_s, left_s)
             try:
                 seen_revision = self._seen_revision  # before asking: an answer to an earlier question may come later
-                this_s = min(attempt_s, left_s)
                 with trio.fail_after(this_s):
                     told = await self._post(path, asked, await self._headers(this_s), this_s)
                 return self._accepted(told, parse(told), seen_revision)
