@@ -18,7 +18,8 @@ judged (`verdict`):
 2. Returning. When for 10 evaluations the gain of a relayed path is under `leave_ms`, data go home; more slowly after each flap.
 3. Death. At the first answer that is overdue on the path in use (the alarm), all other paths are asked. When it is dead, data move to the
    best one of which not even one answer is overdue, as soon as an answer came by any other path that cannot have been under way at the
-   alarm: it proves that the fault is neither ours nor the far end's. Without proof within 0.45 s they move all the same, else home.
+   alarm: it proves that the fault is neither ours nor the far end's. Without proof within 0.45 s they move all the same, else home; from
+   a relay that the group reports gone they move at once.
    When all paths fall silent together, the fault is likely ours: data stay and no path is blamed. A path that answers again within
    0.4 s only stalled; the second time it is a death.
 4. Vetoes. A relayed path that died while another answered, or turned out worse than both its promise and direct within a minute after data
