@@ -183,6 +183,17 @@ async def test_a_cluster_that_only_answers_badly_is_one_clear_error(
             assert error.value.remedy == "check that the cluster is up and that this host can reach it"
 
 
+async def test_the_error_says_what_was_wrong_and_not_that_the_deadline_cut_the_last_attempt_short(
+    settings_of: Callable[..., EtcdSettings], etcd_cluster: Any, make_row: Make, wall_ns: int
+) -> None:
+    async with proxied(etcd_cluster.endpoints[0]) as proxy, await EtcdStore.open(settings_of(proxy.endpoint), deadline_s=0.6) as store:
+        await store.put(make_row(0), wall_ns)
+        proxy.faults, proxy.always = ["500"], "hang"
+        with pytest.raises(StoreUnavailable, match="500") as error:
+            await store.range(Query())
+        assert "did not answer" not in str(error.value)
+
+
 async def test_a_good_member_is_used_where_another_is_bad(
     settings_of: Callable[..., EtcdSettings], etcd_cluster: Any, make_row: Make, wall_ns: int
 ) -> None:

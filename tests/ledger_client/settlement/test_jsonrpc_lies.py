@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import trio
 
 from srwan.errors import ConfigError, SettlementRefused, SettlementUnavailable
 from srwan.ledger_client.contract.artefact import load_artefact
+from srwan.ledger_client.settlement import rpc_http
 from srwan.ledger_client.settlement.abi import Interface
 from srwan.ledger_client.settlement.engine import ContractSettlement
 from srwan.ledger_client.settlement.jsonrpc import JsonRpcChain, NodeOptions
@@ -315,3 +318,23 @@ async def test_a_closed_client_stops_asking() -> None:
         nursery.start_soon(ask)
         await asked.wait()
         await settlement.aclose()
+
+
+async def test_certificates_are_read_once_and_only_for_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ssl.SSLContext] = []
+    create = httpx.create_ssl_context
+
+    def counted() -> ssl.SSLContext:
+        made.append(create())
+        return made[-1]
+
+    monkeypatch.setattr(httpx, "create_ssl_context", counted)
+    rpc_http._authorities.cache_clear()
+    try:
+        for url, wanted in (("http://127.0.0.1:1", 0), ("https://127.0.0.1:1", 1), ("https://127.0.0.1:2", 1)):
+            client = rpc_http.HttpClient(url, lambda: None)
+            await client.aclose()
+            assert wanted == len(made)
+        assert [ssl.CERT_REQUIRED] == [context.verify_mode for context in made]
+    finally:
+        rpc_http._authorities.cache_clear()
