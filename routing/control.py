@@ -388,7 +388,7 @@ class PathControl:
             self._die(path, f"{self._name(path)} {reason}", now)
 
     def _die(self, path: WatchedPath, reason: str, now: float, *, is_known: bool = False) -> None:
-        """Bury a path; `is_known`: by more than our own ears, so that data need not wait for proof that others live."""
+        """Declare a path dead; `is_known`: the group reports its relay gone, so data need not wait for proof that another path lives."""
         path.life.on(PathSignal.DIED)
         path.watch.start_over(now)
         path.evidence.forget()
@@ -399,7 +399,10 @@ class PathControl:
         is_last = all(other.state not in ALIVE for other in self._pool.all())
         self._events.append(PathDied(path.relays, path.watch.path_tag, was_active, is_last, reason))
         if was_active:
-            (self._escape if is_known else self._flee)(reason, now)
+            if is_known:
+                self._escape(reason, now)
+            else:
+                self._flee(reason, now)
 
     def _flee(self, reason: str, now: float) -> None:
         """Leave a path that cannot be used: to the best one that answers right now, else home, else stay."""
