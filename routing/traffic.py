@@ -5,7 +5,7 @@ consumer signed (`srwan.ledger_client`), so a counter that is evicted costs a st
 
 Path tags are chosen by strangers, so their table is bounded and fair: entries belong to an owner (the authenticated neighbour or peer
 they came from), and when it is full the owner with the most entries loses its least recently used one. Whoever sprays tags evicts its
-own.
+own. Who was used when is noted once the table is half full: before that nothing is evicted soon, and the note costs as much as the look.
 """
 
 from __future__ import annotations
@@ -83,16 +83,18 @@ class TagTable(Generic[Entry]):
         self._entries_max = entries_max
         self._owners: dict[NodeId, OrderedDict[int, Entry]] = {}
         self._size = 0
+        self._ordered_from = entries_max // 2
         self.evicted = 0
         """Entries lost to the bound."""
 
     def touch(self, owner: NodeId, path_tag: int) -> Entry:
-        """Return the entry of a tag, made if there is none, and note that it is in use. Cost: 0.2 us."""
+        """Return the entry of a tag, made if there is none, and note that it is in use. Cost: 0.1 us, 0.2 us in a table half full."""
         tags = self._owners.get(owner)
         if tags is not None:
             entry = tags.get(path_tag)
             if entry is not None:
-                tags.move_to_end(path_tag)
+                if self._size >= self._ordered_from:
+                    tags.move_to_end(path_tag)
                 return entry
         if self._size >= self._entries_max:
             self._evict(owner)
