@@ -145,8 +145,6 @@ class Reactor:
         self._serial = 0
         self._scope = trio.CancelScope()
         self._is_ended = False
-        self.turn = 0
-        """How often it looked which sockets can be read."""
 
     def watch(self, filenos: Sequence[int], callback: Callable[[int], None]) -> Watch:
         """Call `callback` with each of some descriptors whenever it can be read, until the watch is closed; close it before they are.
@@ -196,7 +194,6 @@ class Reactor:
             return
         while not self._is_ended:
             await trio.lowlevel.wait_readable(epoll)
-            self.turn += 1
             for fileno, _ in epoll.poll(0):
                 watch = watches.get(fileno)
                 if watch is not None:
