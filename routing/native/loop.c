@@ -40,6 +40,7 @@ struct worker {
         char bytes[CMSG_SPACE(sizeof(struct timespec)) + CMSG_SPACE(sizeof(int))];
         struct cmsghdr align;
     } control[BATCH_MESSAGES];
+    unsigned written; /* headers that the kernel wrote into since they were made, at most */
 };
 
 /* A message that was received: a train of datagrams. */
@@ -85,8 +86,9 @@ void plane_refill_notes(struct plane *plane) {
 
 /* --- receiving --- */
 
-static int receive_batch(struct worker *worker, int fd) {
-    for (int i = 0; i < BATCH_MESSAGES; i++) {
+/* Make headers as the kernel wants to find them. */
+static void prepare(struct worker *worker, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
         worker->header[i].msg_hdr = (struct msghdr){
             .msg_name = &worker->source[i],
             .msg_namelen = sizeof worker->source[i],
@@ -96,7 +98,13 @@ static int receive_batch(struct worker *worker, int fd) {
             .msg_controllen = sizeof worker->control[i].bytes,
         };
     }
-    return recvmmsg(fd, worker->header, BATCH_MESSAGES, MSG_DONTWAIT, NULL);
+}
+
+static int receive_batch(struct worker *worker, int fd) {
+    prepare(worker, worker->written); /* all of them each time would cost a lone packet more than its ciphers */
+    int count = recvmmsg(fd, worker->header, BATCH_MESSAGES, MSG_DONTWAIT, NULL);
+    worker->written = count < 0 ? 1 : count < BATCH_MESSAGES ? (unsigned)count + 1 : BATCH_MESSAGES;
+    return count;
 }
 
 static struct arrival read_arrival(struct worker *worker, int i) {
@@ -188,12 +196,14 @@ static void serve_batch(struct plane *plane, struct worker *worker, int count) {
         plane_signal(plane);
 }
 
-/* Take what waits at a socket, up to a turn's worth. Returns whether something may be left. */
+/* Take what waits at a socket, up to a turn's worth. Returns whether something may be left and poll need not wait. */
 static bool serve_socket(struct plane *plane, struct worker *worker, int fd) {
     for (int turn = 0; turn < BATCHES_PER_TURN; turn++) {
         int count = receive_batch(worker, fd);
         if (count > 0) {
             serve_batch(plane, worker, count);
+            if (count == 1) /* mostly the only one: poll tells as cheaply as another look */
+                return false;
             continue;
         }
         if (errno == EAGAIN || errno == EWOULDBLOCK)
@@ -262,6 +272,7 @@ static struct worker *new_worker(void) {
     }
     for (int i = 0; i < BATCH_MESSAGES; i++)
         worker->piece[i] = (struct iovec){worker->buffers + (size_t)i * MESSAGE_STRIDE, MESSAGE_BYTES};
+    prepare(worker, BATCH_MESSAGES);
     return worker;
 }
 
