@@ -10,8 +10,8 @@ falls on all alike. Given are the median over repetitions with least and greates
 - CPU: user and system time of each process, with the softirq work in its context, per 1,400 B of TCP payload and per 64 B packet;
 - UDP: 64 B packets through the chain, distinct ones counted where they arrive; one-way latency of 64 B probes, 1,000 a second, by the
   kernel's receive stamps;
-- relay alone (--only relay): a router of the library without gateways, against the kernel on the same way: added latency, CPU, memory and
-  speed with 1,000 paths, packets lost while keys, addresses or the path change at full load;
+- relay alone (--only relay): a router of the library without gateways, against the kernel and loops that do nothing else on the same way:
+  added latency, CPU, memory and speed with 1,000 paths, packets lost while keys, addresses or the path change at full load;
 - failover (--only failover): `benchmarks/failover.py`, the gap in a flow when its relay fails; half an hour of the run.
 
 A system that is not installed or not built is named with what it lacks. Needs Linux, iproute2, util-linux, iperf3, ethtool, and root or the
@@ -54,7 +54,12 @@ LENGTHS = measures.Lengths(tcp_s=2.0, flood_s=1.0, probes=1500)
 QUICK_LENGTHS = measures.Lengths(tcp_s=1.0, flood_s=0.4, probes=300)
 AMOUNTS = relay_alone.Amounts(packets=60_000, probes=1500, changed=60_000)
 QUICK_AMOUNTS = relay_alone.Amounts(packets=10_000, probes=300, changed=10_000)
-RELAY_TITLES = {relay_alone.KERNEL: "kernel", **{f"relay-{plane}": f"srwan, {plane}" for plane in PLANES}}
+RELAY_TITLES = {
+    relay_alone.KERNEL: "kernel",
+    relay_alone.BARE_C: "bare loop, C",
+    relay_alone.BARE_PYTHON: "bare loop, Python",
+    **{f"relay-{plane}": f"srwan, {plane}" for plane in PLANES},
+}
 RELAYS = tuple(RELAY_TITLES)
 OURS = tuple(kind.name for kind in SYSTEMS if kind.is_ours)
 RATIOS = ("tcp1_gbps", "tcp4_gbps", "relay_us", "relay64_us", "udp64_pps")

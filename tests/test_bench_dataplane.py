@@ -322,6 +322,7 @@ def test_a_lone_router_is_measured_and_loses_nothing_while_things_change() -> No
     assert [] == done["notes"]
     assert [0, 0, 0] == [figures_found[f"{what}_lost"]["median"] for what in ("rekey", "roam", "switch")]
     assert figures_found["rekeys"]["median"] >= 3
+    assert {"owl_p50_us"} <= set(done["systems"]["relay-barec"]["figures"]) & set(done["systems"]["relay-barepython"]["figures"])
 
 
 def run_benchmark(only: str, **environment: str) -> dict[str, Any]:

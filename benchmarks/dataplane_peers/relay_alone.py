@@ -1,7 +1,8 @@
 """One router of the library without gateways: added latency, CPU, a thousand paths, and what is lost when keys, addresses or paths change.
 
 In the middle of a chain of its own two routers for each data plane, at its ends ten members on either side (`relay_rig.py`). The kernel
-forwards between the same ends for comparison: what a router adds is its latency less the kernel's.
+forwards between the same ends for comparison: what a router adds is its latency less the kernel's. What a loop that does nothing else
+adds, in C and in Python (`bare_loop.py`), is what it cannot do without.
 
 - latency: 64 B payloads, 1,000 a second, from the sender's stamp before `send` to the kernel's receive stamp;
 - one path, then 1,000 paths between ten neighbours on either side in turn, 1,384 B, sealed beforehand, in flight at most 512: packets per
@@ -12,19 +13,23 @@ forwards between the same ends for comparison: what a router adds is its latency
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import attrs
 import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from dataplane_peers import bare_loop
 from dataplane_peers.relay_changes import measure_changes
 from dataplane_peers.relay_load import PAYLOAD_AT, preseal
-from dataplane_peers.relay_rig import SMALL_BYTES, Rig
+from dataplane_peers.relay_rig import SMALL_BYTES, Rig, read_line
 from srwan.overlay.session import Session
-from srwan.testing.namespaces import Lab, LabError, make_line
+from srwan.testing.namespaces import Lab, LabError, Namespace, make_line
+from srwan.types import UdpAddress
 
 MTU_BYTES = 1600
 PATHS = 1000
@@ -36,7 +41,9 @@ SPIN_NS = 60_000
 """Before a probe is due the sender no longer sleeps: a timer is late by about this."""
 SUBNET = 100
 """The first of this chain's, so that its addresses are its own."""
-KERNEL = "relay-kernel"
+KERNEL, BARE_C, BARE_PYTHON = "relay-kernel", "relay-barec", "relay-barepython"
+BARE_PORT = 5998
+"""Of the loop in C; the one in Python has the next."""
 
 
 @attrs.frozen(slots=True)
@@ -96,15 +103,15 @@ async def measure_paths(rig: Rig, amounts: Amounts) -> dict[str, float]:
 # --- latency ------------------------------------------------------------------------------------------------------------
 
 
-async def measure_latency(rig: Rig, count: int, *, is_kernel: bool) -> dict[str, float]:
-    """Return one-way latency of packets through the router, or of as long ones through the kernel, us."""
+async def measure_latency(rig: Rig, count: int, instead_to: UdpAddress | None = None) -> dict[str, float]:
+    """Return one-way latency of packets through the router, or of as long ones that are sent elsewhere and get to the receiver, us."""
     await rig.settle_down()
     rows = preseal([rig.link(0, 7)], SMALL_BYTES, count)
-    if is_kernel:
-        rig.senders[1].connect(rig.receivers[0].getsockname())
-        rig.track.sender = rig.senders[1]
-    else:
+    if instead_to is None:
         rig.aim(0)
+    else:
+        rig.senders[1].connect(instead_to)
+        rig.track.sender = rig.senders[1]
     sent_ns: dict[bytes, int] = {}
     latencies: list[int] = []
 
@@ -139,7 +146,7 @@ async def measure_latency(rig: Rig, count: int, *, is_kernel: bool) -> dict[str,
         raise LabError(f"{rig.plane}: no probe arrived")
     p50, p90, p99 = np.percentile(np.array(latencies) / 1e3, (50, 90, 99)).tolist()
     figures = {"owl_min_us": min(latencies) / 1e3, "owl_p50_us": p50, "owl_p90_us": p90, "owl_p99_us": p99, "owl_lost": float(len(sent_ns))}
-    return figures if is_kernel else figures | {"probe_relay_us": 1e6 * used / count}
+    return figures if instead_to else figures | {"probe_relay_us": 1e6 * used / count}
 
 
 # --- all of it ----------------------------------------------------------------------------------------------------------
@@ -150,14 +157,37 @@ class Result:
     """What came of it."""
 
     samples: dict[str, list[dict[str, float]]] = attrs.field(factory=dict)
-    """By "relay-kernel" and "relay-PLANE"."""
+    """By "relay-kernel", "relay-barec", "relay-barepython" and "relay-PLANE"."""
     absent: dict[str, str] = attrs.field(factory=dict)
     """Why, by the same names."""
     problems: list[str] = attrs.field(factory=list)
 
 
+def start_bare_loops(relay: Namespace, to: UdpAddress, folder: Path, absent: dict[str, str]) -> dict[str, UdpAddress]:
+    """Start the loops beside the routers and return where they listen, by system."""
+    ip = relay.ports[0].ipv4
+    found: dict[str, UdpAddress] = {}
+    for name, address in ((BARE_C, (ip, BARE_PORT)), (BARE_PYTHON, (ip, BARE_PORT + 1))):
+        try:
+            start = bare_loop.start_c if name == BARE_C else bare_loop.start_python
+            read_line(start(relay, address, to, folder))
+            found[name] = address
+        except LabError as error:
+            absent[name] = str(error)
+    return found
+
+
+async def measure_once(rig: Rig, amounts: Amounts, instead_to: UdpAddress | None) -> dict[str, float]:
+    """Measure a router, or only the latency of what is not one."""
+    figures = await measure_latency(rig, amounts.probes, instead_to)
+    if instead_to is None:
+        figures |= await measure_paths(rig, amounts)
+        figures |= await measure_changes(rig, amounts.changed)
+    return figures
+
+
 async def run(lab: Lab, planes: Sequence[str], repetitions: int, amounts: Amounts, note: Callable[[str], None]) -> Result:
-    """Measure the kernel and these data planes in turn, repetition by repetition. What fails is said in the result."""
+    """Measure kernel, bare loops and these data planes in turn, repetition by repetition. What fails is said in the result."""
     line = make_line(lab, ["aloneA", "aloneR", "aloneC"], mtu=MTU_BYTES, prefix=SUBNET)
     result = Result()
     rigs: dict[str, Rig] = {}
@@ -167,24 +197,32 @@ async def run(lab: Lab, planes: Sequence[str], repetitions: int, amounts: Amount
             try:
                 rig = Rig(line, plane, number)
                 await rig.start(nursery)
-                rigs[plane] = rig
+                rigs[f"relay-{plane}"] = rig
             except (LabError, OSError) as error:
                 result.absent[f"relay-{plane}"] = str(error)
-        result.samples.update({KERNEL: [], **{f"relay-{plane}": [] for plane in rigs}})
-        for repetition in range(repetitions if rigs else 0):
-            for name in result.samples:
-                note(f"relay alone, {name}: repetition {repetition + 1} of {repetitions}")
-                rig = rigs.get(name.removeprefix("relay-")) or next(iter(rigs.values()))
-                figures: dict[str, float] = {}
-                try:
-                    figures |= await measure_latency(rig, amounts.probes, is_kernel=name == KERNEL)
-                    if name != KERNEL:
-                        figures |= await measure_paths(rig, amounts)
-                        figures |= await measure_changes(rig, amounts.changed)
-                except (LabError, OSError) as error:
-                    result.problems.append(f"{name}, repetition {repetition + 1}: {error}")
-                result.samples[name].append(figures)
+        if rigs:
+            await measure(line[1], rigs, repetitions, amounts, result, note)
         for rig in rigs.values():
             rig.close()
         nursery.cancel_scope.cancel()
     return result
+
+
+async def measure(
+    relay: Namespace, rigs: dict[str, Rig], repetitions: int, amounts: Amounts, result: Result, note: Callable[[str], None]
+) -> None:
+    """Fill in the samples."""
+    first = next(iter(rigs.values()))
+    receiver = first.receivers[0].getsockname()
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = {KERNEL: receiver} | start_bare_loops(relay, receiver, Path(folder), result.absent)
+    result.samples.update({name: [] for name in (*elsewhere, *rigs)})
+    for repetition in range(repetitions):
+        for name, samples in result.samples.items():
+            note(f"relay alone, {name}: repetition {repetition + 1} of {repetitions}")
+            figures: dict[str, float] = {}
+            try:
+                figures = await measure_once(rigs.get(name, first), amounts, elsewhere.get(name))
+            except (LabError, OSError) as error:
+                result.problems.append(f"{name}, repetition {repetition + 1}: {error}")
+            samples.append(figures)
