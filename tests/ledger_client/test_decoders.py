@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import fuzz_ledger  # noqa: E402
-from fuzz_ledger import Decoder  # noqa: E402
+import fuzzing  # noqa: E402
+from fuzzing import Decoder  # noqa: E402
 
 ROUNDS = 600
 """Inputs of one decoder: with 50 decoders some seconds."""
@@ -72,25 +73,25 @@ def test_valid_bytes_are_taken_and_give_themselves_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_hostile_bytes_are_refused_and_nothing_else_happens(name: str) -> None:
-    report = fuzz_ledger.fuzz(DECODERS[name], random.Random(f"1 {name}"), ROUNDS)
+    report = fuzzing.fuzz(DECODERS[name], random.Random(f"1 {name}"), ROUNDS)
     assert not report, report
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_deep_nests_and_lying_lengths_are_refused(name: str) -> None:
     decoder = DECODERS[name]
-    for head in fuzz_ledger.NEST_HEADS:
-        for depth in fuzz_ledger.DEPTHS:
-            assert "" == fuzz_ledger.attempt(decoder, head * depth)
-            assert "" == fuzz_ledger.attempt(decoder, head * depth + b"\xc0")
-    for lie in fuzz_ledger.LIES:
-        assert "" == fuzz_ledger.attempt(decoder, lie)
+    for head in fuzzing.NEST_HEADS:
+        for depth in fuzzing.DEPTHS:
+            assert "" == fuzzing.attempt(decoder, head * depth)
+            assert "" == fuzzing.attempt(decoder, head * depth + b"\xc0")
+    for lie in fuzzing.LIES:
+        assert "" == fuzzing.attempt(decoder, lie)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_many_hostile_bytes_are_refused_and_nothing_else_happens(name: str) -> None:
-    report = fuzz_ledger.fuzz(DECODERS[name], random.Random(f"2 {name}"), 20_000)
+    report = fuzzing.fuzz(DECODERS[name], random.Random(f"2 {name}"), 20_000)
     assert not report, report
 
 
@@ -126,4 +127,4 @@ def test_a_careless_decoder_is_found_out(decode: Any) -> None:
     good = DECODERS["accounting.receipt.Receipt.decode"]
     careless = Decoder("careless", decode, good.samples, good.encode if decode is lenient else None)
 
-    assert fuzz_ledger.fuzz(careless, random.Random(1), 10 * ROUNDS)
+    assert fuzzing.fuzz(careless, random.Random(1), 10 * ROUNDS)

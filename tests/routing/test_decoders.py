@@ -1,0 +1,78 @@
+"""Hostile bytes at every decoder of the data plane: a value, a `RemoteProtocolError` or a counted drop, and no decoder is left out.
+
+The decoders, their samples and the bytes are those of benchmarks/fuzz_dataplane.py, which runs the same for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import fuzz_dataplane  # noqa: E402
+import fuzzing  # noqa: E402
+
+ROUNDS = 300
+"""Inputs of one decoder: with 20 decoders a second."""
+DECODERS = {decoder.name: decoder for decoder in fuzz_dataplane.decoders()}
+IS_DECODER = re.compile(r"decode|open|open_packet|open_payload|read_in_band|parse_ip")
+NOT_FOR_STRANGERS = {
+    "forwarder.TunPlane.open": "takes a descriptor",
+    "native.gateway.NativeGateway.open": "takes a descriptor",
+    "tunnels.Tunnels.open": "takes a descriptor",
+}
+
+
+def names_of_decoders() -> Iterator[str]:
+    for path in sorted((ROOT / "routing").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "routing").with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            inner = node.body if isinstance(node, ast.ClassDef) else [node]
+            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+            yield from (
+                f"{module}.{owner}{each.name}" for each in inner if isinstance(each, ast.FunctionDef) and IS_DECODER.fullmatch(each.name)
+            )
+
+
+def test_no_decoder_of_the_data_plane_is_left_out() -> None:
+    names = set(names_of_decoders())
+
+    assert len(names) > 9
+    assert [] == sorted(names - DECODERS.keys() - NOT_FOR_STRANGERS.keys())
+    assert [] == sorted(NOT_FOR_STRANGERS.keys() - names)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_valid_bytes_are_taken_and_give_themselves_again(name: str) -> None:
+    decoder = DECODERS[name]
+    for sample in decoder.samples:
+        value = decoder.decode(sample)
+        assert decoder.encode is None or sample == decoder.encode(value)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_hostile_bytes_are_refused_or_counted_and_nothing_else_happens(name: str) -> None:
+    report = fuzzing.fuzz(DECODERS[name], random.Random(f"1 {name}"), ROUNDS)
+    assert not report, report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_many_hostile_bytes_are_refused_or_counted_and_nothing_else_happens(name: str) -> None:
+    report = fuzzing.fuzz(DECODERS[name], random.Random(f"2 {name}"), 20_000)
+    assert not report, report
+
+
+def test_a_packet_that_vanishes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = next(each for each in fuzz_dataplane._of_routers() if each.name == "portable.PortableForwarder.receive")
+    monkeypatch.setattr("srwan.routing.traffic.Drops.count", lambda *_: None)
+
+    assert "nowhere was it counted" in fuzzing.fuzz(decoder, random.Random(1), ROUNDS)
