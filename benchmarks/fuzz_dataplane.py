@@ -9,6 +9,7 @@ native data plane is fuzzed by `script/check --deep`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import struct
@@ -19,6 +20,7 @@ from typing import Any
 from fuzzing import Decoder, run_fuzzer
 
 from srwan.config import make_config
+from srwan.errors import RemoteProtocolError
 from srwan.kernel_config import HmacKey
 from srwan.overlay.replay import ReplayWindow
 from srwan.overlay.view import Role
@@ -197,14 +199,15 @@ def authentic_header() -> Callable[[bytes], Any]:
     return run
 
 
-def authentic_payload(function: Function) -> Callable[[bytes], Any]:
-    """What a peer seals end to end in place of a payload."""
+def authentic_payload() -> Callable[[bytes], Any]:
+    """What a peer seals end to end in place of a payload, for the application and for the gateway."""
     scene = Scene()
     _, relay, egress = scene.routers
 
     def run(data: bytes) -> None:
-        packet = scene.arriving(data, function)
-        scene.take(egress, lambda stamp_ns: egress.forwarder.receive(packet, relay.address, stamp_ns))
+        for function in (Function.END_APP, Function.END_DX4, Function.END_DT6):
+            packet = scene.arriving(data, function)
+            scene.take(egress, functools.partial(egress.forwarder.receive, packet, relay.address))
 
     return run
 
@@ -285,9 +288,12 @@ def egress_of_gateway() -> Callable[[bytes], Any]:
     return run
 
 
-def rewritten(data: bytes) -> None:
-    """What a gateway changes in packets that passed the parser can be parsed again."""
+def parsed(data: bytes) -> None:
+    """Parse a packet as it is and with lengths and checksum right; what a gateway changes in one that passed can be parsed again."""
     packet = mended(data)
+    if packet != data:
+        with contextlib.suppress(RemoteProtocolError):
+            parse_ip(data)
     header = parse_ip(packet)
     parse_ip(clamp_mss(packet, header, 1280))
     if header.version == 4 and header.may_fragment:
@@ -347,9 +353,7 @@ def _of_routers() -> Sequence[Decoder]:
     return (
         Decoder("portable.PortableForwarder.receive", datagram_at(1), (packet,), errors=()),
         Decoder("relay.Relay.process", authentic_header(), (srh,), errors=()),
-        Decoder("egress.Egress.receive", authentic_payload(Function.END_APP), plaintexts, errors=()),
-        Decoder("egress.Egress.receive (IPv4)", authentic_payload(Function.END_DX4), (*plaintexts, *tunnelled), errors=()),
-        Decoder("egress.Egress.receive (IPv6)", authentic_payload(Function.END_DT6), (*plaintexts, *tunnelled), errors=()),
+        Decoder("egress.Egress.receive", authentic_payload(), (*plaintexts, *tunnelled), errors=()),
         Decoder("overlay.session.Sessions.receive_datagram", run, seen, errors=()),
     )
 
@@ -366,8 +370,7 @@ def _of_native() -> Sequence[Decoder]:
 
 def _of_gateway() -> Sequence[Decoder]:
     return (
-        Decoder("gateway.ip_packet.parse_ip", parse_ip, PACKETS),
-        Decoder("gateway.rewrite", rewritten, PACKETS),
+        Decoder("gateway.ip_packet.parse_ip", parsed, PACKETS),
         Decoder("gateway.gateway.Gateway.ingress", ingress_of_gateway(), PACKETS, errors=()),
         Decoder("gateway.gateway.Gateway.egress", egress_of_gateway(), BACK, errors=()),
     )
