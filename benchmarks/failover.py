@@ -13,7 +13,9 @@ A trial: direct is congested, a flow is opened, its data move to a relay. Betwee
 - forward: nothing arrives that it sends to the egress; back: to the ingress;
 - loss: 30 % of all it sends.
 
-4 s later the fault is taken back and the congestion ends; the trial ends 6 s after data are back on the direct path.
+4 s later the fault is taken back and the congestion ends; the trial ends 6 s after data are back on the direct path. After
+TRIALS_PER_GROUP trials a cell starts again with new processes: a group makes a router that fails again and again wait longer each time
+before it is taken back, up to ten minutes, and after 50 trials in one group no relay was left.
 
 What is measured at the receiver, on CLOCK_MONOTONIC: the longest time between two arrivals from the fault until 4 s after it ("gap"; the
 sender's spacing of 10 ms is in it), packets that arrived twice, packets that arrived after a later one, packets that did not arrive; at
@@ -74,6 +76,8 @@ FAULT_S = 4.0
 HOME_TIMEOUT_S = 20.0
 AFTER_S = 6.0
 START_TIMEOUT_S = 60.0
+TRIALS_PER_GROUP = 10
+SWITCH_TIMEOUT_S = 20.0
 PERIOD_S = 2.0
 """Of pulses: a new flow finds its relays after seconds instead of half a minute; keep-alives do not depend on it."""
 PORT = 7950
@@ -253,14 +257,15 @@ class Cell:
         Raises:
             SystemExit: that took too long.
         """
+        since = len(self._events)
         for index in range(6):
             await self._launch(index)
-        certificate = await self._wait(INGRESS, "up", START_TIMEOUT_S)
+        certificate = await self._wait(INGRESS, "up", START_TIMEOUT_S, since)
         for index in range(1, 6):
-            await self._wait(index, "up", START_TIMEOUT_S)
+            await self._wait(index, "up", START_TIMEOUT_S, since)
             await self._tell(index, do="join", certificate=certificate["certificate"])
         self._certificate = certificate["certificate"]
-        await self._wait(INGRESS, "matrix", START_TIMEOUT_S, members=6)
+        await self._wait(INGRESS, "matrix", START_TIMEOUT_S, since, members=6)
 
     async def _launch(self, index: int) -> None:
         self._boots += 1
@@ -308,7 +313,7 @@ class Cell:
         self._trial += 1
         await self._tell(INGRESS, do="stream", trial=self._trial)
         try:
-            switch = await self._wait(INGRESS, "switch", 20.0, since)
+            switch = await self._wait(INGRESS, "switch", SWITCH_TIMEOUT_S, since)
             await trio.sleep(self._rng.uniform(*WARM_S))
             via = [event["via"] for source, event in self._events[since:] if source == INGRESS and event["kind"] == "switch"][-1]
             if not via:
@@ -410,12 +415,17 @@ async def measure(faults: Sequence[str], trials: int, cells: int, seed: int) -> 
     results: dict[str, list[Event]] = {fault: [] for fault in faults}
 
     async def work(cell: Cell) -> None:
+        done = 0
         while todo:
             fault = todo.pop(0)
+            if done and done % TRIALS_PER_GROUP == 0:
+                await cell.aclose()
+                await cell.start()
+            done += 1
             try:
                 outcome = await cell.trial(fault)
             except trio.TooSlowError:
-                outcome = {"error": "too slow"}
+                outcome = {"error": f"no relay was taken, or nothing was answered, within {SWITCH_TIMEOUT_S:g} s"}
             results[fault].append(outcome)
             shown = outcome.get("error") or f"gap {outcome['gap_s']:.3f} s, home {outcome['home_s']:.1f} s, flaps {outcome['flaps']}"
             print(f"{len(todo)} to go; {fault}: {shown}", file=sys.stderr, flush=True)
