@@ -15,7 +15,8 @@ What is measured, for both alike, on CLOCK_MONOTONIC, when this program reads it
 
 - programs started: from the first exec until every member sees every other, each joining as soon as it is up;
 - told to join: the same with all programs up, from the word; bytes on lo of the 10 s from then, 14 B of link header a packet included;
-- steady: bytes, packets and CPU time (user and system, /proc) a member and second, from 10 s after joining; memory (RSS);
+- steady: bytes, packets and CPU time (user and system, /proc) a member and second, from 10 s after joining; memory (RSS); CPU of srwan
+  again with all routers in one process, as in a swarm;
 - kill -9: until a survivor knows, for each of all survivors: the first and the last of each trial, p99 over all survivors of all trials.
   A trial begins when at most one other is still open and 4 to 5 s after the one before. A survivor that never knew is counted apart;
 - false positives: members reported as failed that were not, in the whole run;
@@ -172,6 +173,9 @@ def measure(kind: type[Group], size: int, options: Options) -> dict[str, Any]:
         note(f"{kind.name}, {size} members: leaving")
         measure_leaves(group, figures)
         figures["false_positives"] = group.false_positives
+    if kind is FlockGroup:
+        note(f"{kind.name}, {size} members in one process: steady for {options.steady_s:g} s")
+        measure_one_process(size, options, figures)
     return figures
 
 
@@ -227,6 +231,20 @@ def measure_steady(group: Group, steady_s: float, figures: dict[str, Any]) -> No
     figures["others_cpu_percent"] = max(0.0, 100 * (busy_after - busy_before - own_s) / passed_s)
     figures["rss_mb"] = sum(program.rss_mb() for program in shared) / sum(len(program.nodes) for program in shared)
     figures["rss_single_mb"] = statistics.mean(program.rss_mb() for program in single)
+
+
+def measure_one_process(size: int, options: Options, figures: dict[str, Any]) -> None:
+    """CPU of a router while nothing happens, when all of them are in one process, as in a swarm."""
+    with FlockGroup(size, victims=0, per_process=size) as group:
+        group.start(is_joining=False)
+        wait_up(group)
+        group.join_all()
+        group.pump(time.monotonic() + JOIN_TIMEOUT_S, group.is_together)
+        group.pump(time.monotonic() + options.settle_s)
+        (program,) = group.programs
+        before, start = program.cpu_s(), time.monotonic()
+        group.pump(start + options.steady_s)
+        figures["cpu_one_process_percent"] = 100 * (program.cpu_s() - before) / (time.monotonic() - start) / size
 
 
 @attrs.define(eq=False)
@@ -375,6 +393,7 @@ LINES = (
     Line("steady, bytes a member and second", ("bytes_per_s",), "B", 6500.0),
     Line("steady, packets a member and second", ("packets_per_s",), ""),
     Line("steady, CPU a member", ("cpu_percent",), "%", 0.1),
+    Line("steady, CPU, all in one process", ("cpu_one_process_percent",), "%", 0.1),
     Line("steady, CPU, one member a process", ("cpu_single_percent",), "%"),
     Line("memory a member", ("rss_mb",), "MB"),
     Line("memory, one member a process", ("rss_single_mb",), "MB"),
@@ -398,6 +417,8 @@ def figure_at(figures: dict[str, Any], key: str) -> float | None:
 
 def shown(figures: dict[str, Any], line: Line) -> str:
     """One cell."""
+    if line.keys[0].partition(".")[0] not in figures:
+        return "-"
     values = [figure_at(figures, key) for key in line.keys]
     numbers = ["-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values]
     return "never" if values[-1] is None else f"{' / '.join(numbers)} {line.unit}".rstrip()

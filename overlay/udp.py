@@ -22,7 +22,6 @@ Not here: what datagrams mean. Source: udp(7), ip(7), socket(7).
 from __future__ import annotations
 
 import errno
-import math
 import select
 import socket
 import struct
@@ -57,8 +56,6 @@ in a longer one frames would wait behind more than 7 ms of data at 1 Gbit/s."""
 ADDRESSES_MAX = 8
 ROUTES_MAX = 4096
 """Destinations whose socket is remembered; when more are met, all are looked up afresh."""
-BUSY_S = 0.5e-3
-"""A socket that was read so lately has more, most likely: at 2,000 datagrams a second one read in vain costs 1 % of a processor."""
 REFRESH_S = 0.5
 """Between two looks for steps of the wall clock too small to notice otherwise."""
 
@@ -212,7 +209,7 @@ class UdpTransport:
             if self._is_closed:
                 raise trio.ClosedResourceError("the UDP transport was closed")
             await trio.lowlevel.wait_readable(self._epoll or self._sockets[0])
-            batch = self._drain_ready() if self._epoll else self._drain(self._sockets[0], DATAGRAMS_PER_BATCH_MAX)
+            batch = self._drain_ready() if self._epoll else self._drain(self._sockets[0], DATAGRAMS_PER_BATCH_MAX)[0]
             if batch:
                 return batch
 
@@ -229,17 +226,17 @@ class UdpTransport:
     async def serve_trains(self, handle: Callable[[list[Train]], None]) -> None:
         """As `serve`, trains in one piece.
 
-        One read when a socket was quiet for BUSY_S, all that waits when it was not: control frames mostly come alone, and finding out that
+        One read when a socket held no more at its turn before, else twice as many: control frames mostly come alone, and finding out that
         nothing more is there costs as much as reading one.
         """
         if self._is_closed:
             raise trio.ClosedResourceError("the UDP transport was closed")
-        read_at = dict.fromkeys(self._by_fileno, -math.inf)
+        counts_max = dict.fromkeys(self._by_fileno, 1)
 
         def read(fileno: int) -> None:
-            now = self._clock.now()
-            batch = self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX if now < read_at[fileno] + BUSY_S else 1)
-            read_at[fileno] = now
+            count_max = counts_max[fileno]
+            batch, has_more = self._drain(self._by_fileno[fileno], count_max)
+            counts_max[fileno] = min(2 * count_max, DATAGRAMS_PER_BATCH_MAX) if has_more else 1
             if batch:
                 handle(batch)
 
@@ -300,11 +297,11 @@ class UdpTransport:
         ready = self._epoll.poll(0)
         batch: list[Train] = []
         for fileno, _ in ready:
-            batch += self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX // len(ready))
+            batch += self._drain(self._by_fileno[fileno], DATAGRAMS_PER_BATCH_MAX // len(ready))[0]
         return batch
 
-    def _drain(self, sock: socket.socket, count_max: int) -> list[Train]:
-        """Read until nothing is left or `count_max` datagrams were taken; the last train may go beyond it."""
+    def _drain(self, sock: socket.socket, count_max: int) -> tuple[list[Train], bool]:
+        """Read until nothing is left, or `count_max` datagrams were taken and more may be left; the last train may go beyond it."""
         batch: list[Train] = []
         recvmsg, read_bytes, unpack = sock.recvmsg, self._read_bytes, _TIMESPEC.unpack_from
         to_stamp_ns = self._clock.stamp_from_realtime_ns
@@ -317,7 +314,7 @@ class UdpTransport:
             try:
                 data, ancillary, flags, source = recvmsg(read_bytes, _ANCILLARY_BYTES)
             except BlockingIOError:
-                break
+                return batch, False
             except OSError as error:  # an ICMP error for something sent before
                 self._drops[_errno_name(error)] += 1
                 continue
@@ -342,7 +339,7 @@ class UdpTransport:
                 count += _segments(data, size) - 1
                 data = self._bounded(data, size)
             batch.append((data, size or 1, source, stamp_ns or self._clock.stamp_ns()))
-        return batch
+        return batch, True
 
     def _bounded(self, data: bytes, size: int) -> bytes:
         """Return a train without what is beyond READ_SEGMENTS_MAX."""

@@ -416,17 +416,17 @@ async def test_other_systems_are_not_asked_for_trains(monkeypatch: pytest.Monkey
 async def test_train_of_tiny_datagrams_costs_bounded_work_and_the_rest_is_counted() -> None:
     kind = telling((bytes(60_000), of_size(1)), (b"next", []))
     b = UdpTransport([bound(kind)], Clock(), has_kernel_stamps=False, takes_trains=True)
-    first = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
+    first, _ = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
     assert [READ_SEGMENTS_MAX] == [len(data) for data, _, _, _ in first]
     assert {"segments": 60_000 - READ_SEGMENTS_MAX} == b.drops
-    assert [b"next"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)]
+    assert [b"next"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)[0]]
     await b.aclose()
 
 
 @pytest.mark.parametrize("size", [-5, 0, 4, 5, 65_535, 2**31 - 1])
 async def test_senseless_segment_sizes_do_no_harm(size: int) -> None:
     b = UdpTransport([bound(telling((b"1234", of_size(size))))], Clock(), has_kernel_stamps=False, takes_trains=True)
-    batch = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
+    batch, _ = b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)
     total = len(datagrams_of(batch)) + sum(b.drops.values())
     assert 1 == total
     await b.aclose()
@@ -434,7 +434,7 @@ async def test_senseless_segment_sizes_do_no_harm(size: int) -> None:
 
 async def test_train_of_too_long_datagrams_is_dropped_and_each_is_counted() -> None:
     b = UdpTransport([bound(telling((bytes(9000), of_size(3000)), (b"x", [])))], Clock(), has_kernel_stamps=False, takes_trains=True)
-    assert [b"x"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)]
+    assert [b"x"] == [data for data, _, _, _ in b._drain(b._sockets[0], DATAGRAMS_PER_BATCH_MAX)[0]]
     assert {"truncated": 3} == b.drops
     await b.aclose()
 
@@ -468,6 +468,24 @@ async def test_serving_hands_over_whole_trains_or_single_datagrams() -> None:
                 await served(handle)
             whole, single = [b"onetwo"], [b"one", b"two"]
             assert (whole if served == b.serve_trains else single) == [item[0] for item in batches[0]]
+
+
+async def test_what_came_while_the_loop_was_busy_is_read_in_a_few_turns() -> None:
+    sizes: list[int] = []
+    async with opened() as a, opened() as b:
+        for number in range(300):
+            a.send(bytes(1 + number % 2), b.local_addresses[0])  # of two sizes, so that no train holds many
+        with trio.move_on_after(10) as scope:
+
+            def handle(batch: list[Datagram]) -> None:
+                sizes.append(len(batch))
+                time.sleep(0.002)
+                if sum(sizes) == 300:
+                    scope.cancel()
+
+            await b.serve(handle)
+    assert [1, 2, 4, 8, 16, 32] == sizes[:6]
+    assert len(sizes) <= 6 + 5
 
 
 # -- closing -------------------------------------------------------------------------------------------------------------------------------
