@@ -130,7 +130,7 @@ def roam(rig: Rig) -> Callable[[Stream, int], None]:
         if number % 2:
             rig.aim(0, 1 - which)
         else:
-            rig.settle(which, rig.egresses[:1])
+            rig.settle(which, (0,))
 
     return change
 

@@ -34,6 +34,8 @@ NEIGHBOURS = 10
 SMALL_BYTES = 64
 LOAD_PORT = 6000
 ANSWER_S = 45.0
+AUDIBLE_S = 1.0
+"""Between two packets of an egress, which has nothing to say: a router gives up whom it has sent to for 10 s without an answer."""
 SETTLE_S = 0.1
 """After which a router has heard an end from its new port."""
 
@@ -119,6 +121,7 @@ class Rig:
         self.senders = [load_socket(self.ingress_side, (near, port + i)) for i in range(2)]
         self.receivers = [load_socket(self.egress_side, (far, port + i)) for i in range(2)]
         self.track = Track(self.senders[0], self.receivers)
+        self._receiver_of = dict.fromkeys(range(NEIGHBOURS), 0)
 
     def _ends(self, namespace: Namespace, network: str) -> list[End]:
         ip, first = namespace.ports[0].ipv4, 5000 + 100 * self.number
@@ -137,6 +140,7 @@ class Rig:
         await self.ingresses[0].connect(self.egresses[0].node_id)
         self.aim(0)
         await self.settle_down()
+        nursery.start_soon(self._stay_audible)
 
     def close(self) -> None:
         """Close the load sockets; the routers end with the lab."""
@@ -151,13 +155,20 @@ class Rig:
         self.senders[sender].connect(self.routers[router].address)
         self.track.sender = self.senders[sender]
 
-    def settle(self, receiver: int = 0, egresses: Sequence[End] = ()) -> None:
+    def settle(self, receiver: int = 0, egresses: Sequence[int] = range(NEIGHBOURS)) -> None:
         """Have the routers send what is for the egresses to a load socket: one authentic packet of theirs comes from there."""
+        self._receiver_of.update(dict.fromkeys(egresses, receiver))
         for router in self.routers:
             srh = srh_through(router.node, self.ingresses[0].node_id)
-            for egress in egresses or self.egresses:
-                hello = seal_packet(egress.session(router.node), srh, 1, bytes(SMALL_BYTES))
+            for number in egresses:
+                hello = seal_packet(self.egresses[number].session(router.node), srh, 1, bytes(SMALL_BYTES))
                 self.receivers[receiver].sendto(hello, router.address)
+
+    async def _stay_audible(self) -> None:
+        while True:
+            await trio.sleep(AUDIBLE_S)
+            for number, receiver in tuple(self._receiver_of.items()):
+                self.settle(receiver, (number,))
 
     async def settle_down(self) -> None:
         """`settle`, and wait until that has happened and nothing of before is under way."""
