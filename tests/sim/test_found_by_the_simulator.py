@@ -120,3 +120,12 @@ def test_a_verdict_that_some_applied_reaches_all_though_members_left_since() -> 
     views = {node.number: node.router.view.ids for node in group.nodes if node.router is not None and not node.is_spoilt}
     assert [1, 2, 10] == sorted(views)
     assert 1 == len(set(views.values()))
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 2), (1, 0), (2, 1)])
+def test_one_cut_edge_in_a_group_of_three_buries_nobody(one: int, other: int) -> None:
+    """By the rings alone each of these three would have one observer, which judges by itself: ids of which one in 512 has so few."""
+    cut = [Fault(kind="cut", at_s=10.0, nodes=(node,), towards=(to,)) for node, to in ((one, other), (other, one))]
+    group = Simulation(SimulationOptions(nodes=3, minutes=2, seed=219, faults=Faults(faults=tuple(cut)))).make_group(0)
+    group.run(60.0)
+    assert [3, 3, 3] == [len(node.router.view.ids) for node in group.nodes if node.router is not None]
