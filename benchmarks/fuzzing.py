@@ -199,5 +199,5 @@ def run_fuzzer(make_decoders: Callable[[], Sequence[Decoder]], description: str 
             print(finding.report or f"{finding.name}: {finding.rounds} inputs without fault", flush=True)
             findings.append(finding)
     bad = sum(bool(finding.report) for finding in findings)
-    print(f"{len(findings) - bad} decoders took {each_s:g} s of hostile bytes each without fault, {bad} failed; seed {options.seed}")
+    print(f"{len(findings) - bad} of {len(findings)} decoders took {each_s:g} s of hostile bytes each without fault; seed {options.seed}")
     return 1 if bad else 0
