@@ -1,7 +1,8 @@
 /* The thread of a plane: datagrams in, packets out; see plane.h.
  *
- * It sleeps in poll, and once awake reads without asking poll again until a socket is empty: with traffic a batch costs one call in and
- * one call out. A batch is up to BATCH_MESSAGES messages, each a datagram or a train of datagrams of one length but the last.
+ * It sleeps in poll, and once awake reads without asking poll again until a socket held one message or none: with traffic a batch costs
+ * one call in and one call out. A batch is up to BATCH_MESSAGES messages, each a datagram or a train of datagrams of one length but the
+ * last.
  */
 #include <errno.h>
 #include <fcntl.h>
