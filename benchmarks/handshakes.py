@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from flooding import BODY, carry, flooded
 
 import srwan
 from srwan.identity import Identity
@@ -48,7 +48,10 @@ DATAGRAMS = 20_000
 HANDSHAKES = 300
 WALL_NS = 1_780_000_000_000_000_000
 HERE: dict[str, Any] = {"udp": "127.0.0.1:0", "control": "127.0.0.1:0"}
-BODY = bytes(1000)
+INITS = 2_000
+"""Of a flood, before it repeats itself."""
+CALLERS_S = 8.0
+"""The flood goes on so long after the honest traffic, while strangers call."""
 
 Datagrams = list[tuple[bytes, UdpAddress]]
 
@@ -128,48 +131,6 @@ def again_us(seed: int) -> float:
     return victim.cost_us([(started.datagram(), address(number)) for number in range(DATAGRAMS)])
 
 
-def flood(target: UdpAddress, victim: bytes, per_s: int, seconds: float, started: Any, count: Any) -> None:
-    """Send forged INITs from one socket, evenly, as a process of its own."""
-    forger = Forger(NodeId(victim), os.getpid())
-    inits = [forger.init() for _ in range(2_000)]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
-        attacker.setblocking(False)
-        started.set()
-        begin, sent = time.monotonic(), 0
-        while (passed := time.monotonic() - begin) < seconds:
-            while sent < passed * per_s:
-                try:
-                    attacker.sendto(inits[sent % len(inits)], target)
-                except BlockingIOError:
-                    break
-                sent += 1
-            time.sleep(0.0005)
-        count.value = sent
-
-
-async def carry(path: Any, incoming: Any, per_s: int, seconds: float) -> float:
-    """Send evenly and return the share that arrived."""
-    sent = received = 0
-
-    async def take() -> None:
-        nonlocal received
-        while True:
-            await incoming.receive()
-            received += 1
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take)
-        begin = trio.current_time()
-        while (passed := trio.current_time() - begin) < seconds:
-            while sent < passed * per_s:
-                await path.send(BODY)
-                sent += 1
-            await trio.sleep(0.002)
-        await trio.sleep(0.3)
-        nursery.cancel_scope.cancel()
-    return received / sent
-
-
 async def honest_callers(victim: srwan.Node, count: int) -> int:
     """Return how many of `count` strangers have the victim's RESPONSE within a handshake's time, each on a socket of its own."""
     victim.overlay.sessions._is_allowed = lambda _peer: True
@@ -209,24 +170,20 @@ async def traffic(per_s: int, flood_per_s: int, seconds: float) -> dict[str, flo
         incoming = await victim.accept_path()
         await incoming.receive()
         before = await carry(path, incoming, per_s, seconds)
-        context = multiprocessing.get_context("spawn")
-        started, count = context.Event(), context.Value("q", 0)
-        arguments = (victim.udp_addresses[0], bytes(victim.id), flood_per_s, seconds + 8.0, started, count)
-        attacker = context.Process(target=flood, args=arguments)
-        attacker.start()
-        await trio.to_thread.run_sync(started.wait)
-        cpu = time.process_time()
-        during = await carry(path, incoming, per_s, seconds)
-        cpu = (time.process_time() - cpu) / seconds
-        callers = await honest_callers(victim, 10)
-        await trio.to_thread.run_sync(attacker.join)
-        cookies = victim.overlay.sessions.drops.get("no-cookie", 0)
+        forger = Forger(victim.id, os.getpid())
+        inits = [forger.init() for _ in range(INITS)]
+        flood_s = seconds + CALLERS_S
+        async with flooded(victim.udp_addresses[0], inits, flood_per_s, flood_s) as flood:
+            cpu = time.process_time()
+            during = await carry(path, incoming, per_s, seconds)
+            cpu = (time.process_time() - cpu) / seconds
+            callers = await honest_callers(victim, 10)
         return {
             "share_before": before,
             "share_during": during,
             "cpu_share_during": cpu,
-            "flood_sent_per_s": count.value / (seconds + 8.0),
-            "flood_answered_per_s": cookies / (seconds + 8.0),
+            "flood_sent_per_s": flood.per_s,
+            "flood_answered_per_s": victim.overlay.sessions.drops.get("no-cookie", 0) / flood_s,
             "handshakes_of_10": float(callers),
         }
 
