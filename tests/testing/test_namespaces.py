@@ -16,7 +16,8 @@ from srwan.testing import namespaces
 from srwan.testing.namespaces import Lab, LabError, isolation_problem, make_line, remove_leftovers, run_isolated, wait_until
 
 HOLD = """
-import sys, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 from srwan.testing.namespaces import Lab
 with Lab("hold") as lab:
     namespace = lab.add("A")
