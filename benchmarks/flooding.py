@@ -19,6 +19,8 @@ BODY = bytes(1000)
 PAUSE_S = 0.0005
 """Of the attacker between two bursts."""
 
+START_S = 60.0
+
 
 @attrs.define
 class Flood:
@@ -60,7 +62,8 @@ async def flooded(target: UdpAddress, datagrams: Sequence[bytes], per_s: int, se
     attacker = context.Process(target=_send, args=(target, datagrams, per_s, seconds, started, count))
     attacker.start()
     try:
-        await trio.to_thread.run_sync(started.wait)
+        if not await trio.to_thread.run_sync(started.wait, START_S):
+            raise RuntimeError(f"the attacker did not start within {START_S:g} s")
         flood = Flood()
         yield flood
         await trio.to_thread.run_sync(attacker.join)

@@ -10,12 +10,15 @@ Used by fuzz_ledger.py and fuzz_dataplane.py, and by the tests that run the same
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import multiprocessing
 import random
+import re
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -46,6 +49,18 @@ NASTY: tuple[Any, ...] = (
 DEPTHS = (2, 100, 511, 512, 513, 1024, 5000, 100_000)
 NEST_HEADS = (b"\x91", b"\x81\xa1a", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01", b"\xdf\x00\x00\x00\x01\xa1a", b"\xc8\x00\x01\x05", b"\xc1")
 LIES = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\0")
+
+
+def names_of_functions(folder: Path, pattern: re.Pattern[str]) -> Iterator[str]:
+    """Yield the functions and methods below a folder whose whole name fits, as in `Decoder.name`: for tests of completeness."""
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(folder).with_suffix("").parts)
+        for node in ast.parse(path.read_text("utf-8")).body:
+            inner = node.body if isinstance(node, ast.ClassDef) else [node]
+            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+            for each in inner:
+                if isinstance(each, ast.FunctionDef) and pattern.fullmatch(each.name):
+                    yield f"{module}.{owner}{each.name}"
 
 
 def random_bytes(rng: random.Random, _: bytes) -> bytes:

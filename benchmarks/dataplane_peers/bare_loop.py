@@ -1,8 +1,8 @@
 """The shortest relays there can be, in Python and in C: one datagram in, the same one out.
 
-No relay in user space adds less latency than they do: the receiver is woken, and there is a system call either way. They do not share a
-thread, decrypt or look anything up, so they bound `relay_alone.py`'s data planes and compete with nobody. As a program, which is the loop
-in Python (`bare_loop.c` is the other):
+No relay in user space that sleeps between packets adds less latency than they do: it is woken, and there is a system call either way. They
+do not share a thread, decrypt or look anything up, so they bound `relay_alone.py`'s data planes and compete with nobody. As a program,
+which is the loop in Python (`bare_loop.c` is the other):
 
     python bare_loop.py LISTEN_IPV4 LISTEN_PORT TO_IPV4 TO_PORT
 """

@@ -5,11 +5,9 @@ The decoders, their samples and the bytes are those of benchmarks/fuzz_ledger.py
 
 from __future__ import annotations
 
-import ast
 import random
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +37,8 @@ NOT_FOR_BYTES = {
 }
 
 
-def names_of_decoders() -> Iterator[str]:
-    for path in sorted((ROOT / "ledger_client").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "ledger_client").with_suffix("").parts)
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in tree.body:
-            inner = node.body if isinstance(node, ast.ClassDef) else [node]
-            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
-            yield from (
-                f"{module}.{owner}{each.name}" for each in inner if isinstance(each, ast.FunctionDef) and IS_DECODER.fullmatch(each.name)
-            )
-
-
 def test_no_decoder_of_the_ledger_is_left_out() -> None:
-    names = set(names_of_decoders())
+    names = set(fuzzing.names_of_functions(ROOT / "ledger_client", IS_DECODER))
 
     assert len(names) > 35
     assert [] == sorted(names - DECODERS.keys() - NOT_FOR_BYTES.keys())

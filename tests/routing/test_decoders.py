@@ -5,12 +5,10 @@ The decoders, their samples and the bytes are those of benchmarks/fuzz_dataplane
 
 from __future__ import annotations
 
-import ast
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,19 +30,8 @@ NOT_FOR_STRANGERS = {
 }
 
 
-def names_of_decoders() -> Iterator[str]:
-    for path in sorted((ROOT / "routing").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "routing").with_suffix("").parts)
-        for node in ast.parse(path.read_text("utf-8")).body:
-            inner = node.body if isinstance(node, ast.ClassDef) else [node]
-            owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
-            yield from (
-                f"{module}.{owner}{each.name}" for each in inner if isinstance(each, ast.FunctionDef) and IS_DECODER.fullmatch(each.name)
-            )
-
-
 def test_no_decoder_of_the_data_plane_is_left_out() -> None:
-    names = set(names_of_decoders())
+    names = set(fuzzing.names_of_functions(ROOT / "routing", IS_DECODER))
 
     assert len(names) > 9
     assert [] == sorted(names - DECODERS.keys() - NOT_FOR_STRANGERS.keys())
