@@ -29,7 +29,7 @@ from srwan.errors import StoreUnavailable
 from srwan.ledger_client.shallow_json import parse_json
 
 if TYPE_CHECKING:
-    from srwan.ledger_client.etcd_http import HttpClient
+    from srwan.ledger_client.http_client import HttpClient
 
 __all__ = ["Answer", "Compare", "EtcdGateway", "EtcdSettings", "KeyValue", "delete_op", "put_op", "range_op"]
 
@@ -245,7 +245,7 @@ class EtcdGateway:
             StoreUnavailable: httpx is not installed, or a file of the settings cannot be used.
         """
         try:
-            from srwan.ledger_client.etcd_http import HttpClient  # noqa: PLC0415 (only those who use a cluster have httpx)
+            from srwan.ledger_client.http_client import HttpClient  # noqa: PLC0415 (only those who use a cluster have httpx)
         except ImportError:
             problem, remedy = "the etcd store needs httpx, which is not installed", 'pip install "srwan[etcd]"'
             raise StoreUnavailable(settings.where, problem, remedy) from None
@@ -316,11 +316,9 @@ class EtcdGateway:
 
         with trio.move_on_after(quiet_s):
             try:
-                status = await self._client.post(
-                    self._endpoint + "/v3/watch", _encoded(asked), await self._headers(quiet_s), take, attempt_s=quiet_s
-                )
+                status = await self._client.post(self._endpoint + "/v3/watch", _encoded(asked), await self._headers(), take)
                 self._require_success(status, bytes(refusal))
-            except _Refused:
+            except (ConnectionError, _Refused):
                 reader.is_broken = True
         if reader.is_broken:
             self._turn_away()
@@ -334,11 +332,11 @@ class EtcdGateway:
         self.failures += 1
         self._in_use = (self._in_use + 1) % len(self._settings.endpoints)
 
-    async def _headers(self, attempt_s: float) -> dict[str, str]:
+    async def _headers(self) -> dict[str, str]:
         if self._user is None:
             return {}
         if not self._token:
-            told = await self._post("/v3/auth/authenticate", {"name": self._user[0], "password": self._user[1]}, {}, attempt_s)
+            told = await self._post("/v3/auth/authenticate", {"name": self._user[0], "password": self._user[1]}, {})
             self._token = str(told["token"])
         return {"Authorization": self._token}
 
@@ -356,7 +354,7 @@ class EtcdGateway:
             try:
                 seen_revision = self._seen_revision  # before asking: an answer to an earlier question may come later
                 with trio.fail_after(this_s):
-                    told = await self._post(path, asked, await self._headers(this_s), this_s)
+                    told = await self._post(path, asked, await self._headers())
                 return self._accepted(told, parse(told), seen_revision)
             except _NotAuthenticated as error:
                 self._token, problem = "", str(error)
@@ -364,7 +362,7 @@ class EtcdGateway:
                 if this_s == attempt_s or not problem:  # one that the deadline cut short says less than the one before
                     problem = f"{self._endpoint} did not answer"
                 self._turn_away()
-            except _Refused as error:
+            except (ConnectionError, _Refused) as error:
                 if is_absence_fine and "not found" in str(error):
                     return None
                 problem = f"{self._endpoint}: {str(error) or type(error).__name__}"
@@ -377,25 +375,23 @@ class EtcdGateway:
                 attempt_s = min(2 * attempt_s, self._deadline_s)
             await trio.sleep(PAUSE_S)
 
-    async def _post(self, path: str, asked: Json, headers: Mapping[str, str], attempt_s: float) -> Json:
+    async def _post(self, path: str, asked: Json, headers: Mapping[str, str]) -> Json:
         content = bytearray()
 
         def take(_status: int, part: bytes) -> bool:
             content.extend(part)
             return len(content) <= ANSWER_BYTES_MAX
 
-        status = await self._client.post(self._endpoint + path, _encoded(asked), headers, take, attempt_s=attempt_s)
+        status = await self._client.post(self._endpoint + path, _encoded(asked), headers, take)
         if len(content) > ANSWER_BYTES_MAX:
             raise _Refused(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
         self._require_success(status, bytes(content))
         return _object(parse_json(content))
 
-    def _require_success(self, status: int | str, content: bytes) -> None:
+    def _require_success(self, status: int, content: bytes) -> None:
         """Return if the HTTP status is 200, else raise what the answer means."""
         if status == 200:
             return
-        if isinstance(status, str):
-            raise _Refused(status)
         try:
             said = str(_object(parse_json(content)).get("error", ""))[:200]
         except (TypeError, ValueError):

@@ -17,11 +17,12 @@ Source: JSON-RPC 2.0; Ethereum execution API, "JSON-RPC".
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 import trio
@@ -88,7 +89,10 @@ class RpcClient:
         self._numbers = itertools.count(1)
         self._is_checked = False
         self._is_closed = False
-        self._http = _import_http().HttpClient(url, self._doubt)
+        self._url = url
+        self._headers = _authorization(url)
+        http = _import_http()
+        self._http = http.HttpClient(http.authorities() if self.where.startswith("https:") else None, connecting=self._doubt)
 
     def unavailable(self, problem: str, remedy: str = _REMEDY) -> SettlementUnavailable:
         """Return the error that says so of this node."""
@@ -135,16 +139,22 @@ class RpcClient:
     async def _ask_once(self, method: str, parameters: tuple[Any, ...]) -> Any:
         number = next(self._numbers)
         question = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": parameters}).encode()
+        body = bytearray()
+
+        def take(_status: int, part: bytes) -> bool:
+            body.extend(part)
+            return len(body) <= ANSWER_BYTES_MAX
+
         try:
             with trio.fail_after(self._question_s):  # httpx's own limit starts again with every byte
-                status, body = await self._http.post(question, ANSWER_BYTES_MAX)
+                status = await self._http.post(self._url, question, self._headers, take)
         except trio.TooSlowError:
             raise _BadAnswerError(f"no answer within {self._question_s:g} s") from None
         if len(body) > ANSWER_BYTES_MAX:
             raise _BadAnswerError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
         if status == 429 or status >= 500:
             raise _BadAnswerError(f"HTTP {status}")
-        return _content(method, number, body, status)
+        return _content(method, number, bytes(body), status)
 
     def _doubt(self) -> None:
         """There is a new connection: who knows where it leads."""
@@ -153,8 +163,7 @@ class RpcClient:
     async def aclose(self) -> None:
         """Close it. Closing twice is fine."""
         self._is_closed = True
-        with trio.CancelScope(shield=True):
-            await self._http.aclose()
+        await self._http.aclose()
 
 
 def _where(url: str) -> str:
@@ -172,10 +181,19 @@ def _where(url: str) -> str:
 
 def _import_http() -> Any:
     try:
-        from srwan.ledger_client.settlement import rpc_http  # noqa: PLC0415
+        from srwan.ledger_client import http_client  # noqa: PLC0415
     except ImportError:
         raise ConfigError("settlement", "httpx is not installed", 'run `pip install "srwan[settlement]"`') from None
-    return rpc_http
+    return http_client
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """Return the header for a user and password in the URL (RFC 7617)."""
+    parts = urlsplit(url)
+    if not parts.username and not parts.password:
+        return {}
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"}
 
 
 def _content(method: str, number: int, body: bytes, status: int) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import ipaddress
 import json
 import os
 import socket
@@ -15,6 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from srwan.gossip.report import Report
 from srwan.gossip.row import Row, SignedRow, encode_owl, seal_row
@@ -310,3 +316,21 @@ def make_statement_record() -> Callable[..., Record]:
 def make_gossip_report() -> Callable[..., Report]:
     """`gossip_report_of`."""
     return gossip_report_of
+
+
+@pytest.fixture
+def own_certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """Files with a certificate for 127.0.0.1, signed by itself and good for a day, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.UTC)
+    built = x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=secret.public_key())
+    built = built.serial_number(x509.random_serial_number())
+    built = built.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate.write_bytes(built.sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key.write_bytes(secret.private_bytes(*form))
+    return certificate, key

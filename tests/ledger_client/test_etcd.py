@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import datetime as dt
-import ipaddress
 import json
 import socket
 import subprocess
@@ -18,10 +16,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from srwan.errors import StaleRecord, StoreUnavailable
 from srwan.ledger_client import etcd
@@ -407,7 +401,7 @@ async def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     real_import = builtins.__import__
 
     def import_all_but_httpx(name: str, *arguments: Any, **more: Any) -> Any:
-        if name == "srwan.ledger_client.etcd_http":
+        if name == "srwan.ledger_client.http_client":
             raise ImportError(name)
         return real_import(name, *arguments, **more)
 
@@ -440,26 +434,10 @@ async def test_users_and_passwords(start_etcd: Callable[[int], Any], make_row: M
         assert [1, 2] == [each.revision for each in await store.watch(0)]
 
 
-def write_certificate(certificate: Path, key: Path) -> None:
-    """Make a certificate for 127.0.0.1, signed by itself and good for a day."""
-    secret = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = dt.datetime.now(dt.UTC)
-    built = x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=secret.public_key())
-    built = built.serial_number(x509.random_serial_number())
-    built = built.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(days=1))
-    built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    certificate.write_bytes(built.sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    key.write_bytes(secret.private_bytes(*form))
-
-
 @pytest.fixture
-def settings_of_tls_member(tmp_path: Path) -> Iterator[EtcdSettings]:
+def settings_of_tls_member(tmp_path: Path, own_certificate: tuple[Path, Path]) -> Iterator[EtcdSettings]:
     """A member that shows a certificate and asks for one."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    write_certificate(certificate, key)
+    certificate, key = own_certificate
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     client, peer = (f"//127.0.0.1:{each.getsockname()[1]}" for each in sockets)
     for each in sockets:

@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from srwan.errors import ConfigError, SettlementRefused, SettlementUnavailable
+from srwan.ledger_client import http_client
 from srwan.ledger_client.contract.artefact import load_artefact
-from srwan.ledger_client.settlement import rpc_http
 from srwan.ledger_client.settlement.abi import Interface
 from srwan.ledger_client.settlement.engine import ContractSettlement
 from srwan.ledger_client.settlement.jsonrpc import JsonRpcChain, NodeOptions
@@ -329,12 +329,12 @@ async def test_certificates_are_read_once_and_only_for_https(monkeypatch: pytest
         return made[-1]
 
     monkeypatch.setattr(httpx, "create_ssl_context", counted)
-    rpc_http._authorities.cache_clear()
+    http_client.authorities.cache_clear()
     try:
         for url, wanted in (("http://127.0.0.1:1", 0), ("https://127.0.0.1:1", 1), ("https://127.0.0.1:2", 1)):
-            client = rpc_http.HttpClient(url, lambda: None)
+            client = RpcClient(url)
             await client.aclose()
             assert wanted == len(made)
         assert [ssl.CERT_REQUIRED] == [context.verify_mode for context in made]
     finally:
-        rpc_http._authorities.cache_clear()
+        http_client.authorities.cache_clear()
