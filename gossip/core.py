@@ -311,7 +311,9 @@ class GossipCore:
         if lag_s > BEHIND_S:
             self._touched |= _SUSPICION | _PULSE
             self.suspicion.behind(lag_s, now)
-            self.pulse.hold(now + min(lag_s, HOLD_S_MAX))
+            until = now + min(lag_s, HOLD_S_MAX)
+            self.pulse.hold(until)
+            self._membership.hold(until)
 
     def path_measured(self, far: NodeId, relays: tuple[NodeId, ...], predicted_ms: float, observed_ms: float, now: float) -> None:
         """Note what a path of this member really delivers, see `Witness.path_measured`."""

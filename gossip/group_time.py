@@ -89,6 +89,7 @@ class GroupTime:
         self._check_at: float | None = None
         self._moved_at = -REALIGN_GAP_S
         self._probe_at = float("inf")
+        self._held_until = -float("inf")
         self.offset_ns = 0
         """What to add to a stamp of this host to get group time."""
         self.clock_epoch = 0
@@ -122,10 +123,18 @@ class GroupTime:
             self._first_at = now
         self._settle_by = min(self._first_at + SETTLE_GROWING_S_MAX, now + SETTLE_S_MAX)
 
+    def hold(self, until: float) -> None:
+        """Probe nobody again before `until` who was probed and has not echoed: the echo may wait in the socket."""
+        self._held_until = max(self._held_until, until)
+
     def probes_due(self, now: float) -> list[NodeId]:
         """Return the peers to probe now; each is due again later."""
         if now < self._probe_at:
             return []
+        if now < self._held_until:
+            for peer in self._peers.values():
+                if peer.tries and peer.theta_ns is None and peer.next_probe_at <= now:
+                    peer.next_probe_at = self._held_until
         due = [node for node, peer in self._peers.items() if peer.next_probe_at <= now]
         for node in due:
             peer = self._peers[node]

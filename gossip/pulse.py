@@ -243,6 +243,7 @@ class Pulse:
         """Until then tell only what is regular and ask for nothing: this host does not keep up with what it hears."""
         self._rounds.hold(until)
         self._repair.hold(until)
+        self.time.hold(until)
 
     def receive_frame(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> bool:
         """Take in an authenticated PULSE, PROBE or ECHO. Never raises for what a peer sent: it drops and counts.

@@ -57,8 +57,9 @@ class Roster:
         if positions is None:
             ids = np.frombuffer(key, "<u4")
             at = np.minimum(np.searchsorted(self._sorted_ids, ids), self.size - 1)
-            _, first, count = np.unique(ids, return_inverse=True, return_counts=True)
-            is_sure = (self._sorted_ids[at] == ids) & self._is_unique[at] & (count[first] == 1)
+            is_ours = self._sorted_ids[at] == ids
+            times = np.bincount(at[is_ours], minlength=self.size)
+            is_sure = is_ours & self._is_unique[at] & (times[at] == 1)
             positions = np.where(is_sure, self._slots[at], -1)
             if len(self._positions) >= FOREIGN_ROSTERS_MAX:
                 self._positions.clear()

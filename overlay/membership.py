@@ -1,12 +1,12 @@
 """Who is in my pulse group, kept equal at all members: spreads membership certificates over frames. A core.
 
 Theory of operation. A newcomer gets a roster from an introducer (`join.py`) and tells every member itself: a JOIN frame with its
-certificate, at 0, 0.25, 0.75 and 2 s, until a frame from that member shows that it holds the pair key. The member answers with its
-digest, never with more bytes than it was asked with. Nobody forwards news: in a full mesh the newcomer reaches all in one hop, and what
-loss leaves out is repaired by comparing digests. Digests travel in these answers and in the pulse; a difference that lasts makes a node
-PULL (`pulls.py`): it names what it holds, the other sends MEMBERS frames with what is missing there, tombstones and proofs of burial too,
-and may PULL back. Whoever learns of a member from somebody else greets it with JOIN, so that both know each other. Certificates are
-renewed every three minutes and expire after ten; a leaving node says so twice.
+certificate, repeated until a frame from that member shows that it holds the pair key (`greetings.py`). The member answers with its digest,
+never with more bytes than it was asked with. Nobody forwards news: in a full mesh the newcomer reaches all in one hop, and what loss leaves
+out is repaired by comparing digests. Digests travel in these answers and in the pulse; a difference that lasts makes a node PULL
+(`pulls.py`): it names what it holds, the other sends MEMBERS frames with what is missing there, tombstones and proofs of burial too, and
+may PULL back. Whoever learns of a member from somebody else greets it with JOIN, so that both know each other. Certificates are renewed
+every three minutes and expire after ten; a leaving node says so twice.
 
 Failures. Who does not hear a member it watches says so to all, the accused too: an ACCUSE frame, twice. Everybody counts for itself
 (`verdict.py`) and buries whom a quorum accuses; a grave outlives every certificate of that run. A buried node that lives is shown the
@@ -285,6 +285,10 @@ class Membership:
         elif peer in self._view and peer != self._me and not self._is_leaving:
             self._pulls.differ(peer, now)
 
+    def hold(self, until: float) -> None:
+        """Greet nobody again before `until`, monotonic seconds: this host does not keep up with what it hears."""
+        self._greetings.hold(until)
+
     # time
 
     def get_timer(self) -> float | None:
@@ -327,8 +331,7 @@ class Membership:
             for member in self._view.expire(wall_ns):
                 self._forget(member.node_id, "expired", now)
         self._settle(now, wall_ns)
-        pull_at = self._pulls.due_at()
-        if pull_at is not None and now >= pull_at:
+        if (pull_at := self._pulls.due_at()) is not None and now >= pull_at:
             self._pull(self._pulls.choose(self._others(), now))
         if self._renewals.due_at is not None and now >= self._renewals.due_at:
             self._ask_for_renewals(now, wall_ns)
@@ -346,11 +349,9 @@ class Membership:
         Raises:
             KeyError: not a member.
         """
-        heard = self._heard.get(node_id)
-        if heard is not None:
+        if (heard := self._heard.get(node_id)) is not None:
             return heard
-        member = self._view.get(node_id)
-        if member is None:
+        if (member := self._view.get(node_id)) is None:
             raise KeyError(node_id)
         return member.udp[0]
 

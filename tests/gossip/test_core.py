@@ -170,6 +170,12 @@ def test_a_member_whose_frames_wait_doubts_itself_and_holds_what_is_not_regular(
     router.core.note_lag(60.0, 30.0)
     router.pulse.tell_soon(30.0)
     assert min(regular_at, 30.0 + HOLD_S_MAX) == router.pulse._rounds.due_at
+    router.membership._greetings.sent(world.node_id(4), 30.0)
+    assert router.membership._greetings.due_at() == 30.0 + HOLD_S_MAX
+    router.pulse.time.set_peers([STRANGER], 30.0)
+    assert [STRANGER] == router.pulse.time.probes_due(30.1)
+    assert [] == router.pulse.time.probes_due(32.9)
+    assert [STRANGER] == router.pulse.time.probes_due(30.0 + HOLD_S_MAX)
 
 
 def accuse(world: World, accusers: list[NodeId], subject: NodeId) -> None:

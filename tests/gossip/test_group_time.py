@@ -151,6 +151,21 @@ def test_a_silent_peer_is_not_probed_for_ever() -> None:
     assert [0.1, 0.35, 0.85, 1.85, 3.85] == pytest.approx(sent)
 
 
+def test_a_host_that_is_behind_probes_who_is_new_but_nobody_again_until_it_has_caught_up() -> None:
+    time = GroupTime(random.Random(1))
+    time.set_peers(NODES[:2], 0.0)
+    assert NODES[:2] == time.probes_due(0.1)
+    assert echo(time, NODES[0], 0, 0.2)
+    time.hold(2.0)
+    time.hold(1.0)  # a shorter one takes nothing back
+    time.probe_received(NODES[1], 0.5)
+    time.set_peers(NODES[:3], 0.5)
+    sent = [(0.05 * step, node) for step in range(10, 60) for node in time.probes_due(0.05 * step)]
+    assert [NODES[2], NODES[1], NODES[2]] == [node for _, node in sent[:3]]
+    assert [0.6, 2.0, 2.0] == pytest.approx([at for at, _ in sent[:3]])
+    assert len(sent) == 5  # each once more, 0.5 s later
+
+
 def test_a_probe_is_a_reason_to_probe_back_at_once() -> None:
     time = GroupTime(random.Random(1))
     time.set_peers(NODES[:1], 0.0)

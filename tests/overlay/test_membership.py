@@ -242,6 +242,21 @@ def test_an_unanswered_join_is_repeated_at_growing_intervals() -> None:
     assert all(planned <= at <= planned * 1.2 for planned, at in zip((0.0, 0.4, 1.2, 2.8), sent_at, strict=True))
 
 
+def test_a_host_that_is_behind_repeats_no_join_until_it_has_caught_up() -> None:
+    one, other = Node(0, random.Random(1)), Node(1, random.Random(2))
+    one.join([], 0.0)
+    other.join([one.view.certificate(one.node_id)], 0.0)
+    assert len(other.sent(0.0)) == 1
+    other.core.hold(2.0)
+    other.core.hold(1.0)  # a shorter one takes nothing back
+    assert other.core.get_timer() == 2.0
+    other.core.handle_timer(1.99, other.wall_ns(1.99))
+    assert other.sent(1.99) == []
+    other.core.handle_timer(2.0, other.wall_ns(2.0))
+    assert len(other.sent(2.0)) == 1
+    assert 2.8 <= (other.core.get_timer() or 0.0) <= 3.0
+
+
 def test_a_frame_of_another_room_ends_the_greeting() -> None:
     one, other = Node(0, random.Random(1)), Node(1, random.Random(2))
     one.join([], 0.0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import attrs
 import psutil
 import pytest
@@ -44,3 +48,22 @@ def test_results_that_are_not_wanted_end_the_workers() -> None:
 def test_a_number_of_processes_out_of_range_is_refused(jobs: int) -> None:
     with pytest.raises(ConfigError, match="jobs"):
         simulate(OPTIONS, jobs=jobs)
+
+
+def test_a_parent_that_is_killed_leaves_no_worker() -> None:
+    code = "from srwan.testing.swarm import *; simulate(SimulationOptions(nodes=101, minutes=600.0), jobs=2)"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    workers: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 30
+        while len(workers) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            workers = [child for child in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    for worker in alive:
+        worker.kill()
+    assert (2, []) == (len(gone), alive)

@@ -7,7 +7,9 @@ in the order of the groups: what is summed and hashed does not depend on who was
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, MutableSequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Protocol
@@ -76,7 +78,16 @@ def _prepare(options: SimulationOptions, shares: MutableSequence[float], is_stop
     from srwan.testing.swarm import Simulation  # noqa: PLC0415 - it imports this module
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _simulation, _shares, _is_stopped = Simulation(options), shares, is_stopped
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed told nobody to stop: a worker would go on to the end of its group, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_group(index: int) -> GroupResult:
