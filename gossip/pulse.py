@@ -241,9 +241,8 @@ class Pulse:
 
     def hold(self, until: float) -> None:
         """Until then tell only what is regular and ask for nothing: this host does not keep up with what it hears."""
-        self._rounds.hold(until)
-        self._repair.hold(until)
-        self.time.hold(until)
+        for part in (self._rounds, self._repair, self.time):
+            part.hold(until)
 
     def receive_frame(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float) -> bool:
         """Take in an authenticated PULSE, PROBE or ECHO. Never raises for what a peer sent: it drops and counts.
