@@ -237,11 +237,18 @@ def _lively(stream: trio.SocketStream) -> None:
         stream.socket.setsockopt(socket.IPPROTO_TCP, user_timeout, UNACKNOWLEDGED_MS_MAX)
 
 
+def _close_forgotten(forgotten: trio.socket.SocketType) -> None:
+    """Close a socket that nobody can wait for any more; in whatever thread the garbage is collected, so without Trio."""
+    if (number := forgotten.detach()) >= 0:
+        os.close(number)
+
+
 class LivelyTcp(TCP):
     """Trap 19: a connection to a host that vanished looks established for a quarter of an hour, and every request on it times out.
 
     Cause: yamux measures round trips with pings but draws no conclusion from a missing answer. It also remembers what it dialed, for
-    `close_for_good`: a libp2p connection whose closing was cancelled counts as closed and keeps its socket.
+    `close_for_good`: a libp2p connection whose closing was cancelled counts as closed and keeps its socket. Such a one is forgotten by
+    libp2p; its socket is closed when it is collected, if not before.
     """
 
     def __init__(self) -> None:
@@ -252,8 +259,9 @@ class LivelyTcp(TCP):
         """Dial as TCP does, and remember the socket."""
         raw = await super().dial(maddr)
         stream: trio.SocketStream = raw.stream.stream  # type: ignore[attr-defined]
-        _lively(stream)
         self._dialed.add(stream)
+        weakref.finalize(stream, _close_forgotten, stream.socket).atexit = False
+        _lively(stream)
         return raw
 
     def close_sockets(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import socket
 import subprocess
@@ -463,6 +464,27 @@ async def test_the_kernel_ends_connections_to_vanished_hosts() -> None:
             assert isinstance(connection, SwarmConn)
             found = _socket_of(connection).getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert guards.UNACKNOWLEDGED_MS_MAX == found
+
+
+async def test_a_connection_that_libp2p_forgot_is_closed_when_it_is_collected() -> None:
+    ended = trio.Event()
+
+    async def wait_for_end(stream: trio.SocketStream) -> None:
+        assert b"" == await stream.receive_some()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, wait_for_end, [listener])
+        transport = guards.LivelyTcp()
+        forgotten: list[Any] = [await transport.dial(Multiaddr(f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"))]
+        forgotten.append(forgotten)  # a cycle, as of a connection and its tasks
+        del forgotten
+        gc.collect()  # without the guard Python warns of a socket that nobody closed
+        with trio.fail_after(5):
+            await ended.wait()
+        transport.close_sockets()
+        nursery.cancel_scope.cancel()
 
 
 def _socket_of(connection: Any) -> Any:
