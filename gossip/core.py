@@ -254,9 +254,8 @@ class GossipCore:
         if self._review_at == math.inf and members:
             self._plan_review(now)
 
-    def membership_event(self, event: object, now: float, stamp_ns: int) -> None:
-        """Take in what `Membership` says happened, what does not concern gossip too."""
-        self._touched = _ALL
+    def membership_event(self, event: object, now: float, stamp_ns: int) -> bool:
+        """Take in what `Membership` says happened. Return whether it concerns gossip: there may be something to send or to tell now."""
         match event:
             case ViewChanged():
                 self.members_changed(now, stamp_ns)
@@ -268,7 +267,9 @@ class GossipCore:
             case PeerMisbehaved(peer=peer, reason=reason) if peer is not None and self.witness is not None:
                 self.witness.misbehaved(peer, reason, now)
             case _:
-                pass
+                return False
+        self._touched = _ALL
+        return True
 
     def receive_frame(self, frame: Frame, source: UdpAddress, rx_ns: int, now: float, wall_ns: int) -> bool:
         """Take in an authenticated frame of a member. Never raises for what a peer sent: it drops and counts.

@@ -192,8 +192,8 @@ class GossipService:
             self._flush()
 
     def _on_overlay_event(self, event: object) -> None:
-        self.core.membership_event(event, self._clock.now(), self._clock.stamp_ns())
-        self._flush()
+        if self.core.membership_event(event, self._clock.now(), self._clock.stamp_ns()):
+            self._flush()
 
     def _on_alarm(self) -> None:
         self.core.handle_timer(self._clock.now(), self._clock.wall_ns(), self._clock.stamp_ns)
