@@ -23,7 +23,7 @@ import trio
 
 import srwan
 from srwan.ledger_client.settlement.signing import Address, SettlementDomain, WalletKey
-from srwan.node import Sockets, open_sockets
+from srwan.node import EventStream, Sockets, open_sockets
 from srwan.swarm.clocks import SkewedClock
 from srwan.swarm.links import EmulatedTransport, Link
 from srwan.swarm.regions import BASE_LOSS, load_regions
@@ -134,8 +134,9 @@ class Worker:
             purse = None if self._settings.purse is None else await stack.enter_async_context(_open_purse(self._settings.purse))
             node = await stack.enter_async_context(srwan.open_node(config, sockets=sockets, clock=self._clock, purse=purse))
             nursery = await stack.enter_async_context(trio.open_nursery())
+            events = node.events()  # before the present view is told: a change in between would never be
             say("ViewChanged", size=len(node.view()), digest=node.overlay.view.digest.hex())
-            nursery.start_soon(self._tell_events, node)
+            nursery.start_soon(self._tell_events, node, events)
             nursery.start_soon(self._receive, node)
             async for command in commands:
                 self._obey(node, nursery, command)
@@ -158,8 +159,8 @@ class Worker:
             case _:
                 raise ValueError(f"unknown command {command!r}")
 
-    async def _tell_events(self, node: srwan.Node) -> None:
-        async for event in node.events():
+    async def _tell_events(self, node: srwan.Node, events: EventStream) -> None:
+        async for event in events:
             described = node.describe(event)
             say(described.pop("event"), **described)
 
