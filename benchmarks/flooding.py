@@ -18,8 +18,8 @@ BODY = bytes(1000)
 """Of an honest datagram."""
 PAUSE_S = 0.0005
 """Of the attacker between two bursts."""
-
 START_S = 60.0
+"""For the attacker's process to start; the machine may be busy."""
 
 
 @attrs.define

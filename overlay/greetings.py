@@ -1,8 +1,8 @@
 """Which members are still to be greeted with JOIN, and when. A core's part.
 
 A member is greeted up to four times, until a frame of it shows that it holds the pair key. A host that does not keep up with what it hears
-greets nobody again meanwhile, because the answer may wait in its socket: a hundred routers that joined at once on two cores greeted each
-other 2.5 times, and were the later for it.
+greets nobody again meanwhile, because the answer may wait in its socket: a hundred routers that joined at once on two cores sent twice as
+many greetings as needed (docs/decisions.md).
 
 Invariants: whoever is greeted and did not answer has another attempt due, until the last one was made.
 """

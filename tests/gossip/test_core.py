@@ -397,8 +397,8 @@ def test_bad_conduct_that_membership_saw_speaks_against_a_peer_at_the_witness(ma
     assert core.witness is not None
     assert {} == core.witness.scores(15.0)
     for _ in range(3):
-        core.membership_event(PeerMisbehaved(peer, SOMEWHERE, "signature"), 15.0, world.stamp_ns(0))
-    core.membership_event(PeerMisbehaved(None, SOMEWHERE, "signature"), 15.0, world.stamp_ns(0))
+        assert core.membership_event(PeerMisbehaved(peer, SOMEWHERE, "signature"), 15.0, world.stamp_ns(0))
+    assert not core.membership_event(PeerMisbehaved(None, SOMEWHERE, "signature"), 15.0, world.stamp_ns(0))
     core.settle(15.0, world.stamp_ns(0))
     assert {peer} == set(core.witness.scores(15.0))
     assert not core.is_trusted(peer)

@@ -87,14 +87,19 @@ async def post(client: HttpClient, url: str) -> bytes:
     return bytes(content)
 
 
+async def client_for(ends: Ends, url: str, *, has_connection: bool) -> HttpClient:
+    client = HttpClient(ends[1])
+    if has_connection:
+        await post(client, url)
+    return client
+
+
 @pytest.mark.parametrize("is_reused", [False, True], ids=["new", "reused"])
 async def test_cancelled_at_any_step_a_request_leaves_no_socket_and_the_client_usable(ends: Ends, is_reused: bool) -> None:
     async with served(ends[0]) as url:
         before, number = open_sockets(), 0
         for number in range(1, STEPS_MAX):
-            client = HttpClient(ends[1])
-            if is_reused:
-                await post(client, url)
+            client = await client_for(ends, url, has_connection=is_reused)
             scope = trio.CancelScope()
             at_step = AtStep(trio.lowlevel.current_task(), number, scope.cancel)
             trio.lowlevel.add_instrument(at_step)
@@ -115,9 +120,7 @@ async def test_closed_at_any_step_of_a_request_a_client_leaves_no_socket(ends: E
     async with served(ends[0]) as url:
         before, number = open_sockets(), 0
         for number in range(1, STEPS_MAX):
-            client = HttpClient(ends[1])
-            if is_reused:
-                await post(client, url)
+            client = await client_for(ends, url, has_connection=is_reused)
             closing = trio.Event()
             at_step = AtStep(trio.lowlevel.current_task(), number, closing.set)
 

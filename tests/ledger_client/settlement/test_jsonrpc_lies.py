@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -19,7 +20,7 @@ from srwan.ledger_client.contract.artefact import load_artefact
 from srwan.ledger_client.settlement.abi import Interface
 from srwan.ledger_client.settlement.engine import ContractSettlement
 from srwan.ledger_client.settlement.jsonrpc import JsonRpcChain, NodeOptions
-from srwan.ledger_client.settlement.rpc import ANSWER_BYTES_MAX, RpcClient
+from srwan.ledger_client.settlement.rpc import ANSWER_BYTES_MAX, RpcClient, _authorization
 from srwan.ledger_client.settlement.signing import Address, WalletKey
 from srwan.ledger_client.settlement.transaction import read_transaction
 
@@ -338,3 +339,18 @@ async def test_certificates_are_read_once_and_only_for_https(monkeypatch: pytest
         assert [ssl.CERT_REQUIRED] == [context.verify_mode for context in made]
     finally:
         http_client.authorities.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "pair"),
+    [
+        ("//node", None),
+        ("//me:secret@node", b"me:secret"),
+        ("//me@node:1", b"me:"),
+        ("//:a%20b%3A%40@node", b":a b:@"),
+        ("//%C3%A9:x@[::1]", b"\xc3\xa9:x"),
+    ],
+)
+def test_user_and_password_of_the_url_become_a_header(url: str, pair: bytes | None) -> None:
+    header = _authorization("http:" + url).get("Authorization")
+    assert pair == (None if header is None else base64.b64decode(header.removeprefix("Basic "), validate=True))
