@@ -224,6 +224,15 @@ def test_fuzzed_datagrams_raise_nothing_and_are_counted() -> None:
     assert {"mac", "decode", "version", "length", "replay"} <= set(result.drops)
 
 
+@pytest.mark.parametrize("until_s", [9.9, 9.95])
+def test_views_may_differ_while_a_member_that_was_buried_comes_back(until_s: float) -> None:
+    # It comes back 60 s after it learned of its burial, that is just before the views of all are compared again; a second is too short.
+    result = run(Fault(kind="pause", at_s=3.0, for_s=until_s - 3.0, nodes=1), nodes=12, minutes=2.3)
+    assert 1 == result.conclusions["SelfReborn"]
+    assert "" == result.violation
+    assert result.invariants["views-converge"][0] > 0
+
+
 @pytest.mark.slow
 def test_a_million_fuzzed_datagrams_raise_nothing() -> None:
     result = run(Fault(kind="hostile", at_s=4.0, nodes=2, rate_per_s=5_000.0), nodes=8, minutes=1.75)

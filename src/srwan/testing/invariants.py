@@ -12,7 +12,7 @@
 | diagonal-unknown | a router never knows a latency to itself | every interval, one router in turn |
 | digest-names-roster | equal digests mean equal members | every interval, one router in turn |
 | inbox-bounded | a paused router's socket buffer is bounded | every interval, all routers |
-| views-converge | routers without faults have equal views, `CONVERGE_S` after the last start or fault | every interval, all routers |
+| views-converge | routers without faults agree, `CONVERGE_S` after the last start, burial, return or fault | every interval, all routers |
 
 The first five are O(1) at their event. A whole interval costs O(n) in a group of n: checks that are O(n) for one router take one at a time.
 """

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 from srwan.errors import ProtocolError, RemoteProtocolError
+from srwan.gossip.core import SelfReborn
 from srwan.overlay.frame import FrameType
 from srwan.overlay.member_events import MemberLeft, ViewChanged
 from srwan.testing.faults import Fault, Faults
@@ -285,6 +286,8 @@ class SimGroup:
                 subject = self._by_id.get(event.node_id)
                 if subject is not None and not node.is_spoilt:
                     self.invariants.require_reason_to_remove(now, node.number, subject, event.reason)
+            elif isinstance(event, SelfReborn):
+                self._changed_at = now
             elif isinstance(event, ViewChanged) and event.size == 1 and now > self._faults.start_s:
                 self.at(now + JOIN_RETRY_S, partial(self._ask_to_join, node))
         self._events.clear()
