@@ -1,7 +1,8 @@
 """Whom to ask once more for a pulse: what is missing in the matrix may be had by asking, or may be missing for good.
 
-After a change the others tell of it on their own for some seconds; asking before would double the traffic. Each member is asked a bounded
-number of times for one change, a bounded number of members at a time. A core.
+After a change the others tell of it on their own for some seconds; asking before would double the traffic. So while much is missing nobody
+is asked, and the last few holes, which losses made, are asked for as soon as they are the only ones. Each member is asked a bounded number
+of times for one change, a bounded number of members at a time. A core.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ AFTER_S = 1.0
 """No asking before so long after the others should have told: the bursts bring most."""
 PATIENCE_S = 0.7
 """A member that was first heard later than this may not have been told of by others yet."""
-GAP_S = 0.9
-"""Between two times of asking: finding out what is missing folds the matrix."""
+TELLING_S = 2.0
+"""So long after a change, what more than ASKS_AT_ONCE_MAX members lack is left to them to tell."""
+GAP_S = 0.3
+"""Between two times of asking, or of looking whether to: an answer comes within a round trip."""
 ASKS_MAX = 4
 """Asks to one peer for one change; then the hole is taken as real."""
 ASKS_AT_ONCE_MAX = 8
@@ -39,11 +42,13 @@ class Repair:
         self._fresh_s = fresh_s
         self._rng = rng
         self._due_at = math.inf
+        self._telling_until = math.inf
         self._asks: dict[NodeId, int] = {}
 
     def expect_news(self, last_at: float) -> None:
         """Something changed, and others tell of it on their own until about `last_at`."""
         self._due_at = last_at + AFTER_S
+        self._telling_until = last_at + TELLING_S
         self._asks = {}
 
     def hold(self, until: float) -> None:
@@ -67,6 +72,8 @@ class Repair:
             elif self._asks.get(node, 0) < ASKS_MAX:
                 chosen.append(node)
         if len(chosen) > ASKS_AT_ONCE_MAX:
+            if now < self._telling_until:
+                return []
             chosen = self._rng.sample(chosen, ASKS_AT_ONCE_MAX)
         for node in chosen:
             self._asks[node] = self._asks.get(node, 0) + 1

@@ -21,6 +21,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import trio
 from libp2p import new_swarm
@@ -44,7 +45,7 @@ from srwan.identity import Identity, node_id_of_peer_id, peer_id_bytes
 from srwan.overlay import libp2p_guards as guards
 from srwan.overlay.libp2p_directory import KadDirectory
 from srwan.overlay.libp2p_kad_guards import BestValue, IsValidValue
-from srwan.overlay.libp2p_stream import StreamReader, exchange, frame_message, read_message, reset_quietly
+from srwan.overlay.libp2p_stream import StreamReader, answer_unless_reset, exchange, frame_message, read_message, reset_quietly
 from srwan.overlay.transport import CONTROL_INBOUND_MAX, CONTROL_MESSAGE_BYTES_MAX, ControlAddress, ControlHandler
 from srwan.types import NodeId, UdpAddress
 
@@ -143,6 +144,7 @@ class Libp2pHost:
     def serve(self, protocol: str, handler: ControlHandler) -> None:
         """Answer requests on `protocol` with `handler`, CONTROL_INBOUND_MAX at once; a second call replaces the handler.
 
+        When a caller gives up its request, the handler is cancelled.
         A `RemoteProtocolError` of the handler resets the stream; so does any other error, which is logged with its traceback.
         """
         running = 0
@@ -348,7 +350,7 @@ async def _answer(stream: INetStream, protocol: str, handler: ControlHandler) ->
         with trio.fail_after(READ_TIMEOUT_S):
             body = await read_message(StreamReader(stream))
         with trio.fail_after(SERVE_TIMEOUT_S):
-            response = await handler(caller, body)
+            response = await answer_unless_reset(stream, partial(handler, caller, body))
             if len(response) > CONTROL_MESSAGE_BYTES_MAX:
                 raise ValueError(f"response of {len(response)} bytes, at most {CONTROL_MESSAGE_BYTES_MAX}")
             await stream.write(frame_message(response))

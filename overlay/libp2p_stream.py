@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -20,13 +20,16 @@ import varint
 from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
-from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.network.stream.exceptions import StreamEOF, StreamReset
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from srwan.errors import LimitExceeded
 from srwan.overlay.transport import CONTROL_MESSAGE_BYTES_MAX
+from srwan.sole_error import sole_error
 
-__all__ = ["StreamReader", "exchange", "frame_message", "read_message", "reset_quietly"]
+__all__ = ["StreamReader", "answer_unless_reset", "exchange", "frame_message", "read_message", "reset_quietly"]
 
 logger = logging.getLogger("srwan.overlay")
 
@@ -119,6 +122,31 @@ async def read_message(reader: StreamReader) -> bytes:
     if length > CONTROL_MESSAGE_BYTES_MAX:
         raise LimitExceeded(f"message of {length} bytes, at most {CONTROL_MESSAGE_BYTES_MAX}", reason="control-length")
     return await reader.read_exactly(length)
+
+
+async def answer_unless_reset(stream: INetStream, answer: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return what `answer` does, which is cancelled when the caller resets the stream: nobody waits for it, and its place is needed.
+
+    Raises:
+        StreamReset: the caller has gone. Whatever `answer` raises.
+    """
+    with sole_error():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_wait_for_reset, stream)
+            response = await answer()
+            nursery.cancel_scope.cancel()
+    return response
+
+
+async def _wait_for_reset(stream: INetStream) -> None:
+    """Raise StreamReset when it comes. Return if the caller closes its half, as it may after its request."""
+    try:
+        while await stream.read(_CHUNK_BYTES):
+            pass
+    except StreamEOF as error:  # libp2p calls a reset an end, once it has forgotten the stream
+        muxed = stream.muxed_stream if isinstance(stream, NetStream) else None
+        if isinstance(muxed, YamuxStream) and muxed.reset_received:
+            raise StreamReset from error
 
 
 async def reset_quietly(stream: INetStream) -> None:
