@@ -10,10 +10,11 @@ agree on the earlier one, and a minority of liars cannot choose it. Those whose 
 as those who have not told anything yet, because moving the latter costs nothing. Moving to the median does not move the median, so it
 does not matter who moves first.
 
-Before its first pulse a member settles: it waits for the echoes of its roster, at most a second, and takes the median of those that are
+Before its first pulse a member settles: it waits for the echoes of its roster, for a bounded time, and takes the median of those that are
 settled, whatever the number of newcomers; only where nobody is settled, the median of all. Two routers that settled early and ten that
-come at once would otherwise meet in the middle, and the two could only follow seconds later. Afterwards a member moves only if it is
-more than `REALIGN_NS` off, rarely, and raises its clock epoch, which tells the others to forget what they knew of it.
+come at once would otherwise meet in the middle, and the two could only follow seconds later. For the same reason a group where nobody is
+settled yet waits longer whether it still grows, and whoever lacks an echo longer than whoever has all. Afterwards a member moves only if
+it is more than `REALIGN_NS` off, rarely, and raises its clock epoch, which tells the others to forget what they knew of it.
 
 Invariants: the offset is within +-OFFSET_NS_MAX; a theta is never older than its peer's last pulse; a member without peers never
 settles. Source: RFC 5905 section 8 for theta; bounds in docs/decisions.md.
@@ -32,12 +33,20 @@ REALIGN_NS = 200_000_000
 """A member further than this from the median moves. Twice this and the spread of OWLs must stay below the 655 ms that a row can tell."""
 OFFSET_NS_MAX = 2 * 10**18
 """63 years: a host that believes it is 1970 can still follow, and stamps stay within 63 bits."""
-SETTLE_S_MAX = 1.0
-"""Longest wait for echoes before the first pulse, from the last new peer on."""
+SETTLE_PATIENCE_S = 0.75
+"""Who lacks echoes waits so much longer than who has all: the median of fewer is another place."""
 SETTLE_GROWING_S_MAX = 3.0
 """While the roster grows the first pulse waits, because all before would be told again; but not longer, from the first peer on."""
 SETTLE_QUIET_S = 0.25
-"""The roster must not have grown for so long before it counts as whole."""
+"""The roster must not have grown for so long before it counts as whole, if any of it is settled."""
+SETTLE_FORMING_S = 0.7
+"""The same where nobody is. A hundred that start at once are islands of a few for a second; an island that settled would move, and all
+others measure it anew. With 0.25 s here as well the matrix was not full after 10 s, with 9 pulses an edge; now it is after 4.3 to 4.8 s,
+with 3.7 to 4.2 (simulated, three seeds)."""
+CHECK_SETTLED_S = 2.0
+"""Its first look is so long after it settled."""
+CHECK_GROWN_S = 1.0
+"""A settled member looks at its place again so long after its roster grew, when the newcomers have echoed."""
 PROBE_AFTER_S = 0.1
 GROWING_S_MAX = 1.5
 """A new peer is probed when the roster has not grown for so long, or has been growing for that long: joins come first."""
@@ -84,6 +93,7 @@ class GroupTime:
         self._first_at: float | None = None
         self._settle_by: float | None = None
         self._growing_since: float | None = None
+        self._grown_at = 0.0
         self._quiet_at = 0.0
         self._early_until = 0.0
         self._check_at: float | None = None
@@ -116,12 +126,18 @@ class GroupTime:
                     peer.next_probe_at = now + PROBE_AFTER_S
         self._probe_at = min((peer.next_probe_at for peer in self._peers.values()), default=float("inf"))
         if self.is_settled:
-            self._check_at = min(self._check_at or now + SETTLE_S_MAX, now + SETTLE_S_MAX)
+            self._check_at = min(now + CHECK_GROWN_S, self._growing_since + GROWING_S_MAX + CHECK_GROWN_S)
             return
-        self._quiet_at = now + SETTLE_QUIET_S
+        self._grown_at = now
         if self._first_at is None:
             self._first_at = now
-        self._settle_by = min(self._first_at + SETTLE_GROWING_S_MAX, now + SETTLE_S_MAX)
+        self._wait_for_quiet(has_settled=any(peer.is_settled for peer in self._peers.values()))
+
+    def _wait_for_quiet(self, *, has_settled: bool) -> None:
+        """Plan when to settle: after the roster grew, or when it turns out that somebody is settled."""
+        self._quiet_at = self._grown_at + (SETTLE_QUIET_S if has_settled else SETTLE_FORMING_S)
+        if self._first_at is not None:
+            self._settle_by = min(self._first_at + SETTLE_GROWING_S_MAX, self._quiet_at + SETTLE_PATIENCE_S)
 
     def hold(self, until: float) -> None:
         """Probe nobody again before `until` who was probed and has not echoed: the echo may wait in the socket."""
@@ -183,6 +199,8 @@ class GroupTime:
         peer.round_trip_ns = round_trip_ns
         peer.held_ns = t3_ns - t2_ns
         peer.is_settled = is_settled
+        if is_settled and not self.is_settled:
+            self._wait_for_quiet(has_settled=True)
         peer.tries = 0
         peer.next_probe_at = now + self._period()
         self._probe_at = min(self._probe_at, peer.next_probe_at)
@@ -267,7 +285,7 @@ class GroupTime:
         by_ns = settled[(len(settled) - 1) // 2] if settled else self._median_ns()
         self.is_settled = True
         self._early_until = now + EARLY_S
-        self._check_at = now + 2 * SETTLE_S_MAX
+        self._check_at = now + CHECK_SETTLED_S
         return self._move(by_ns)
 
     def _move(self, by_ns: int) -> int:

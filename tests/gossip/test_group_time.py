@@ -7,7 +7,16 @@ import random
 
 import pytest
 
-from srwan.gossip.group_time import REALIGN_GAP_S, REALIGN_NS, SETTLE_QUIET_S, SETTLE_S_MAX, GroupTime
+from srwan.gossip.group_time import (
+    CHECK_GROWN_S,
+    CHECK_SETTLED_S,
+    REALIGN_GAP_S,
+    REALIGN_NS,
+    SETTLE_FORMING_S,
+    SETTLE_PATIENCE_S,
+    SETTLE_QUIET_S,
+    GroupTime,
+)
 from srwan.types import NodeId
 
 NODES = [NodeId(bytes([index]) * 32) for index in range(1, 30)]
@@ -28,7 +37,7 @@ def settled(peers_ahead_ns: list[int], *, are_settled: bool = False) -> GroupTim
     time.set_peers(nodes, 0.0)
     for node, ahead_ns in zip(nodes, peers_ahead_ns, strict=True):
         assert echo(time, node, ahead_ns, 0.1, is_settled=are_settled)
-    time.handle_timer(SETTLE_QUIET_S)
+    time.handle_timer(SETTLE_FORMING_S)
     assert time.is_settled
     return time
 
@@ -70,14 +79,40 @@ def test_a_minority_of_liars_cannot_choose_the_time() -> None:
         assert abs(settled(honest + [lie] * 10).offset_ns) <= 50_000_000
 
 
-def test_settling_waits_for_all_echoes_but_not_longer_than_a_second() -> None:
+@pytest.mark.parametrize(("is_settled", "quiet_s"), [(False, SETTLE_FORMING_S), (True, SETTLE_QUIET_S)])
+def test_settling_waits_for_all_echoes_and_with_patience_for_the_last(is_settled: bool, quiet_s: float) -> None:
+    for echoes, wait_s in ((2, quiet_s), (1, quiet_s + SETTLE_PATIENCE_S)):
+        time = GroupTime(random.Random(1))
+        time.set_peers(NODES[:2], 0.0)
+        for node in NODES[:echoes]:
+            echo(time, node, S, 0.1, is_settled=is_settled)
+        time.handle_timer(wait_s - 0.01)
+        assert not time.is_settled
+        assert wait_s == time.get_timer() or time.get_timer() < wait_s  # a probe may be due before
+        time.handle_timer(wait_s)
+        assert time.is_settled
+
+
+def test_who_lacks_an_echo_follows_those_who_settled_meanwhile() -> None:
     time = GroupTime(random.Random(1))
-    time.set_peers(NODES[:2], 0.0)
-    echo(time, NODES[0], S, 0.1)
-    time.handle_timer(SETTLE_S_MAX - 0.01)
+    time.set_peers(NODES[:4], 0.0)
+    for index, node in enumerate(NODES[:3]):
+        echo(time, node, index * S, 0.1)
+    time.handle_timer(SETTLE_FORMING_S)
     assert not time.is_settled
-    time.handle_timer(SETTLE_S_MAX)
-    assert time.is_settled
+    time.sample_taken(NODES[2], 50.0 - 2000.0)
+    time.handle_timer(SETTLE_FORMING_S + SETTLE_PATIENCE_S)
+    assert 2 * S == time.offset_ns
+
+
+def test_a_settled_member_looks_again_after_its_roster_stopped_growing() -> None:
+    time = settled([0, 0], are_settled=True)
+    for index, at in enumerate((10.0, 10.5, 11.0), 3):
+        time.set_peers(NODES[:index], at)
+    for node in NODES[:5]:
+        echo(time, node, -4 * S, 11.1, is_settled=True)
+    assert 0 == time.handle_timer(11.0 + CHECK_GROWN_S - 0.01)
+    assert -4 * S == time.handle_timer(11.0 + CHECK_GROWN_S)
 
 
 def test_a_growing_roster_is_waited_for() -> None:
@@ -105,7 +140,7 @@ def test_a_member_that_is_far_off_moves_and_raises_its_epoch() -> None:
     time = settled([0, 0], are_settled=True)
     for node in NODES[:2]:
         time.sample_taken(node, -950.0)
-    assert S == time.handle_timer(SETTLE_QUIET_S + 2 * SETTLE_S_MAX) == time.offset_ns
+    assert S == time.handle_timer(SETTLE_FORMING_S + CHECK_SETTLED_S) == time.offset_ns
     assert 1 == time.clock_epoch
 
 
@@ -206,6 +241,6 @@ def test_two_islands_meet_on_the_earlier_one() -> None:
         time.set_peers(NODES[:5], 10.0)
         for index, node in enumerate(NODES[:5]):
             echo(time, node, 0 if index < 2 else other_s * S, 10.1, is_settled=True)
-        time.handle_timer(10.0 + SETTLE_S_MAX)
+        time.handle_timer(10.0 + CHECK_GROWN_S)
         moved.append((time.offset_ns, time.clock_epoch))
     assert [(0, 0), (-4 * S, 1)] == moved

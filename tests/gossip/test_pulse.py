@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from srwan.errors import DecodeError
 from srwan.gossip.events import EquivocationSeen, MatrixFilled, MatrixIncomplete
+from srwan.gossip.group_time import SETTLE_FORMING_S, SETTLE_PATIENCE_S
 from srwan.gossip.pulse import FLAG_AGAIN, Pulse
 from srwan.gossip.row import OWL_NONE, Row, SignedRow, entry_id, seal_row
 from srwan.identity import Identity
@@ -80,18 +81,18 @@ def test_nothing_but_probes_leaves_before_group_time_has_settled() -> None:
     assert 6 == len(sent)
 
 
-def test_without_echoes_the_first_pulse_leaves_after_a_second_and_a_bit() -> None:
-    sent = kinds(drive(pulse_of(), 1.5))
+def test_without_echoes_the_first_pulse_leaves_when_patience_ends_and_a_bit_later() -> None:
+    sent = kinds(drive(pulse_of(), 2.0))
     first = min(now for now, kind in sent if kind is FrameType.PULSE)
-    assert 1.3 == pytest.approx(first, abs=0.02)
+    assert SETTLE_FORMING_S + SETTLE_PATIENCE_S + 0.3 == pytest.approx(first, abs=0.02)
 
 
 def test_a_round_is_one_content_for_all_with_stamps_of_their_own() -> None:
     core = pulse_of(members=4)
-    list(drive(core, 1.1))
-    core.handle_timer(1.35)
+    list(drive(core, 1.5))
+    core.handle_timer(1.8)
     stamps = iter(range(WALL_NS, WALL_NS + 100))
-    sent = [data for data, _ in core.datagrams_to_send(1.3, lambda: next(stamps))]
+    sent = [data for data, _ in core.datagrams_to_send(1.8, lambda: next(stamps))]
     assert 3 == len(sent)
     assert 1 == len({data[44:] for data in sent})
     assert [WALL_NS + 1, WALL_NS + 2, WALL_NS + 3] == [struct.unpack_from("<Q", data, 20)[0] for data in sent]
@@ -218,11 +219,11 @@ def test_a_forged_later_row_is_found_by_sampling_or_before_it_leaves() -> None:
 
 def test_verified_rows_are_the_fresh_ones_and_the_own() -> None:
     core = pulse_of()
-    list(drive(core, 1.5))
-    give(core, row_of(1), 1.5)
+    list(drive(core, 2.0))
+    give(core, row_of(1), 2.0)
     give(core, row_of(2), 20.0)
     assert [IDS[0], IDS[1], IDS[2]] == [signed.node_id for signed in core.verified_rows(20.0)]
-    assert [IDS[0], IDS[2]] == [signed.node_id for signed in core.verified_rows(28.0)]
+    assert [IDS[0], IDS[2]] == [signed.node_id for signed in core.verified_rows(28.5)]
 
 
 def test_two_signed_rows_at_one_sequence_are_a_proof() -> None:
@@ -274,11 +275,11 @@ def test_a_peer_that_moved_its_clock_is_measured_afresh() -> None:
 
 def test_again_is_answered_to_the_asker_only_and_rationed() -> None:
     core = pulse_of()
-    list(drive(core, 1.5))
+    list(drive(core, 2.0))
     sequence = core.rows[IDS[0]].row.seq
     for step in range(10):
-        give(core, row_of(1, seq=1 + step), 1.6 + step / 1000, flags=FLAG_AGAIN)
-    sent = [(data, to) for data, to in core.datagrams_to_send(1.7, lambda: WALL_NS)]
+        give(core, row_of(1, seq=1 + step), 2.1 + step / 1000, flags=FLAG_AGAIN)
+    sent = [(data, to) for data, to in core.datagrams_to_send(2.2, lambda: WALL_NS)]
     assert 1 == len(sent)
     assert core.rows[IDS[0]].content == sent[0][0][44:]
     assert sequence == core.rows[IDS[0]].row.seq

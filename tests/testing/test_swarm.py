@@ -83,6 +83,21 @@ def test_nodes_find_each_other_through_introducers() -> None:
     assert result.filled_s is not None
 
 
+@pytest.mark.parametrize(
+    ("nodes", "seed"), [(40, 1), (40, 10), *(pytest.param(100, seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 8))]
+)
+def test_many_who_start_at_once_and_know_one_random_other_each_find_all_within_seconds(nodes: int, seed: int) -> None:
+    """A few that agreed used to take themselves for all: 5 s until all knew all, and no full matrix after 10, for their clocks moved."""
+    result = run(weather={"has_join": True}, nodes=nodes, minutes=0.1, seed=seed)
+    assert "" == result.violation
+    assert result.agreed_s is not None
+    assert result.agreed_s <= 2.5
+    assert result.filled_s is not None
+    assert result.filled_s <= 5.0
+    assert result.traffic["PULSE"][0] * 6.0 <= 4.5 * (nodes - 1)
+    assert result.traffic["PULL"][0] * 6.0 <= 15
+
+
 def test_those_who_crash_are_removed_by_all_and_nobody_else() -> None:
     result = run(Fault(kind="crash", at_s=12.0, nodes=2), nodes=12)
     (outcome,) = result.faults
