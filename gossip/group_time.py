@@ -46,7 +46,8 @@ with 3.7 to 4.2 (simulated, three seeds)."""
 CHECK_SETTLED_S = 2.0
 """Its first look is so long after it settled."""
 CHECK_GROWN_S = 1.0
-"""A settled member looks at its place again so long after its roster grew, when the newcomers have echoed."""
+"""A settled member looks at its place again so long after its roster stopped growing, when the newcomers have echoed; it waits for that no
+longer than GROWING_S_MAX."""
 PROBE_AFTER_S = 0.1
 GROWING_S_MAX = 1.5
 """A new peer is probed when the roster has not grown for so long, or has been growing for that long: joins come first."""
@@ -97,6 +98,7 @@ class GroupTime:
         self._quiet_at = 0.0
         self._early_until = 0.0
         self._check_at: float | None = None
+        self._check_by: float | None = None
         self._moved_at = -REALIGN_GAP_S
         self._probe_at = float("inf")
         self._held_until = -float("inf")
@@ -126,7 +128,9 @@ class GroupTime:
                     peer.next_probe_at = now + PROBE_AFTER_S
         self._probe_at = min((peer.next_probe_at for peer in self._peers.values()), default=float("inf"))
         if self.is_settled:
-            self._check_at = min(now + CHECK_GROWN_S, self._growing_since + GROWING_S_MAX + CHECK_GROWN_S)
+            if self._check_by is None:
+                self._check_by = now + GROWING_S_MAX + CHECK_GROWN_S
+            self._check_at = min(now + CHECK_GROWN_S, self._check_by)
             return
         self._grown_at = now
         if self._first_at is None:
@@ -251,7 +255,7 @@ class GroupTime:
         if self._check_at is None or now < self._check_at:
             return 0
         is_early = now < self._early_until
-        self._check_at = now + (CHECK_PERIOD_EARLY_S if is_early else CHECK_PERIOD_S)
+        self._check_at, self._check_by = now + (CHECK_PERIOD_EARLY_S if is_early else CHECK_PERIOD_S), None
         if now - self._moved_at < (CHECK_PERIOD_EARLY_S if is_early else REALIGN_GAP_S):
             return 0
         by_ns = self._median_ns()
