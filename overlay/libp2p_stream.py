@@ -25,7 +25,7 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from srwan.errors import LimitExceeded
+from srwan.errors import DecodeError, LimitExceeded
 from srwan.overlay.transport import CONTROL_MESSAGE_BYTES_MAX
 from srwan.sole_error import sole_error
 
@@ -128,7 +128,7 @@ async def answer_unless_reset(stream: INetStream, answer: Callable[[], Awaitable
     """Return what `answer` does, which is cancelled when the caller resets the stream: nobody waits for it, and its place is needed.
 
     Raises:
-        StreamReset: the caller has gone. Whatever `answer` raises.
+        StreamReset: the caller has gone. DecodeError: it sends more than a request. Whatever `answer` raises.
     """
     with sole_error():
         async with trio.open_nursery() as nursery:
@@ -141,8 +141,8 @@ async def answer_unless_reset(stream: INetStream, answer: Callable[[], Awaitable
 async def _wait_for_reset(stream: INetStream) -> None:
     """Raise StreamReset when it comes. Return if the caller closes its half, as it may after its request."""
     try:
-        while await stream.read(_CHUNK_BYTES):
-            pass
+        if await stream.read(1):
+            raise DecodeError("octets after a request")
     except StreamEOF as error:  # libp2p calls a reset an end, once it has forgotten the stream
         muxed = stream.muxed_stream if isinstance(stream, NetStream) else None
         if isinstance(muxed, YamuxStream) and muxed.reset_received:

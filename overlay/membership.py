@@ -494,7 +494,7 @@ class Membership:
         is_new_run = before is None or before.boot != member.boot
         self._events.append(MemberJoined(member) if before is None else MemberUpdated(member))
         if is_new_run:
-            self._pulls.view_changed(now, has_met=is_first_hand and len(self._view) > 2)  # to a lone one none comes that knows others
+            self._pulls.view_changed(now, has_met=is_first_hand and len(self._view) > 2)  # who greets a lone node knows only that
             if not is_first_hand and not self._is_leaving:
                 self._greet(node_id, now)
         return member

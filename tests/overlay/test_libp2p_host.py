@@ -11,6 +11,7 @@ import psutil
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.stream.net_stream import NetStream
 
 from srwan.errors import ConfigError, DecodeError, OverlayError
@@ -211,6 +212,24 @@ async def test_a_caller_that_closes_its_half_is_answered() -> None:
         assert isinstance(stream, NetStream)
         await stream.close_write()
         assert b"half" == await read_message(StreamReader(stream))
+
+
+async def test_a_caller_that_sends_more_than_a_request_is_cut_off() -> None:
+    async def sleepy(_caller: NodeId, _body: bytes) -> bytes:
+        await trio.sleep_forever()
+        return b""
+
+    async with open_node() as node, open_node() as caller:
+        node.serve("/srwan/sleepy/1", sleepy)
+        await caller.request(node.local_address, ECHO, b"", timeout_s=15)
+        peer = caller._host.get_network().get_connections()[0].muxed_conn.peer_id
+        stream = await caller._host.new_stream(peer, [TProtocol("/srwan/sleepy/1")])
+        await stream.write(frame_message(b"one"))
+        await trio.sleep(0.1)
+        await stream.write(b"x")
+        with trio.fail_after(15), pytest.raises(StreamError):
+            await stream.read(1)
+        assert b"on" == await caller.request(node.local_address, ECHO, b"on", timeout_s=15)
 
 
 async def test_a_failing_handler_is_logged_once_without_its_payload(caplog: pytest.LogCaptureFixture) -> None:
