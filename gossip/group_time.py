@@ -41,8 +41,7 @@ SETTLE_QUIET_S = 0.25
 """The roster must not have grown for so long before it counts as whole, if any of it is settled."""
 SETTLE_FORMING_S = 0.7
 """The same where nobody is. A hundred that start at once are islands of a few for a second; an island that settled would move, and all
-others measure it anew. With 0.25 s here as well the matrix was not full after 10 s, with 9 pulses an edge; now it is after 4.3 to 4.8 s,
-with 3.7 to 4.2 (simulated, three seeds)."""
+others measure it anew. With 0.25 s here as well the matrix was not full after 10 s, with 9 pulses an edge (docs/decisions.md)."""
 CHECK_SETTLED_S = 2.0
 """Its first look is so long after it settled."""
 CHECK_GROWN_S = 1.0
@@ -116,6 +115,8 @@ class GroupTime:
         for node in peers:  # in the given order, not a set's: runs with one seed are equal
             added |= node not in old
             self._peers[node] = old.get(node) or _Peer(now + PROBE_AFTER_S)
+        if not self._peers:
+            self._check_by = None  # the others may come back after any time
         if not self._peers and not self.is_settled:
             self._first_at = self._settle_by = None
         if not added:
@@ -228,6 +229,8 @@ class GroupTime:
         if abs(self.offset_ns + theta_ns) <= OFFSET_NS_MAX:
             peer.theta_ns = theta_ns
             peer.is_settled = True
+            if not self.is_settled:
+                self._wait_for_quiet(has_settled=True)
 
     def is_check_due(self, now: float) -> bool:
         """Say whether the next `handle_timer` looks at the thetas, so that they should be renewed before."""

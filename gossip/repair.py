@@ -1,8 +1,8 @@
 """Whom to ask once more for a pulse: what is missing in the matrix may be had by asking, or may be missing for good.
 
-After a change the others tell of it on their own for some seconds; asking before would double the traffic. So while much is missing nobody
-is asked, and the last few holes, which losses made, are asked for as soon as they are the only ones. Each member is asked a bounded number
-of times for one change, a bounded number of members at a time. A core.
+After a change the others tell of it on their own for some seconds; asking before would double the traffic. So nobody is asked for a second,
+nor for two while much is missing; the last few holes, which losses made, are asked for as soon as they are the only ones. Each member is
+asked a bounded number of times for one change, ever more rarely, and a bounded number of members at a time. A core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ PATIENCE_S = 0.7
 TELLING_S = 2.0
 """So long after a change, what more than ASKS_AT_ONCE_MAX members lack is left to them to tell."""
 GAP_S = 0.3
-"""Between two times of asking, or of looking whether to: an answer comes within a round trip."""
+"""Between two looks at what is missing, and from the first ask to the second; an answer comes within a round trip. Then twice as long each
+time: whoever does not answer may be late."""
 ASKS_MAX = 4
 """Asks to one peer for one change; then the hole is taken as real."""
 ASKS_AT_ONCE_MAX = 8
@@ -43,7 +44,7 @@ class Repair:
         self._rng = rng
         self._due_at = math.inf
         self._telling_until = math.inf
-        self._asks: dict[NodeId, int] = {}
+        self._asks: dict[NodeId, tuple[int, float]] = {}
 
     def expect_news(self, last_at: float) -> None:
         """Something changed, and others tell of it on their own until about `last_at`."""
@@ -65,16 +66,21 @@ class Repair:
             return []
         self._due_at = now + GAP_S
         lacking = set(matrix.lacking(now, [peer.slot for peer in peers.values() if peer.since <= now - PATIENCE_S]))
+        missing = 0
         chosen: list[NodeId] = []
         for node, peer in peers.items():
             if peer.slot not in lacking and peer.heard_at >= now - self._fresh_s:
                 self._asks.pop(node, None)
-            elif self._asks.get(node, 0) < ASKS_MAX:
+                continue
+            asks, again_at = self._asks.get(node, (0, now))
+            missing += asks < ASKS_MAX
+            if asks < ASKS_MAX and again_at <= now:
                 chosen.append(node)
+        if missing > ASKS_AT_ONCE_MAX and now < self._telling_until:
+            return []
         if len(chosen) > ASKS_AT_ONCE_MAX:
-            if now < self._telling_until:
-                return []
             chosen = self._rng.sample(chosen, ASKS_AT_ONCE_MAX)
         for node in chosen:
-            self._asks[node] = self._asks.get(node, 0) + 1
+            asks = self._asks.get(node, (0, now))[0]
+            self._asks[node] = asks + 1, now + GAP_S * 2**asks
         return chosen

@@ -144,7 +144,6 @@ class Libp2pHost:
     def serve(self, protocol: str, handler: ControlHandler) -> None:
         """Answer requests on `protocol` with `handler`, CONTROL_INBOUND_MAX at once; a second call replaces the handler.
 
-        When a caller gives up its request, the handler is cancelled.
         A `RemoteProtocolError` of the handler resets the stream; so does any other error, which is logged with its traceback.
         """
         running = 0
@@ -348,7 +347,9 @@ async def _answer(stream: INetStream, protocol: str, handler: ControlHandler) ->
     try:
         caller = node_id_of_peer_id(stream.muxed_conn.peer_id.to_bytes())
         with trio.fail_after(READ_TIMEOUT_S):
-            body = await read_message(StreamReader(stream))
+            body = await read_message(reader := StreamReader(stream))
+            if reader.has_more:
+                raise DecodeError("octets after a request")
         with trio.fail_after(SERVE_TIMEOUT_S):
             response = await answer_unless_reset(stream, partial(handler, caller, body))
             if len(response) > CONTROL_MESSAGE_BYTES_MAX:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 import varint
@@ -37,6 +37,7 @@ _MULTISTREAM = "/multistream/1.0.0"
 _NAME_BYTES_MAX = 256
 _OPEN_S_MAX = 5.0
 _CHUNK_BYTES = 64 * 1024
+_LOOK_S = 0.25
 _LENGTH = struct.Struct("<I")
 
 
@@ -48,6 +49,11 @@ class StreamReader:
     def __init__(self, stream: INetStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more came than was read."""
+        return bool(self._buffer)
 
     async def read_exactly(self, length: int) -> bytes:
         """Return `length` bytes. Raises: StreamEOF: the stream ended before; other errors of libp2p as they come."""
@@ -139,14 +145,14 @@ async def answer_unless_reset(stream: INetStream, answer: Callable[[], Awaitable
 
 
 async def _wait_for_reset(stream: INetStream) -> None:
-    """Raise StreamReset when it comes. Return if the caller closes its half, as it may after its request."""
-    try:
+    """Raise StreamReset when the caller has gone. It may close its half after its request, and go later."""
+    with suppress(StreamEOF):  # libp2p calls a reset an end too, once it has forgotten the stream
         if await stream.read(1):
             raise DecodeError("octets after a request")
-    except StreamEOF as error:  # libp2p calls a reset an end, once it has forgotten the stream
-        muxed = stream.muxed_stream if isinstance(stream, NetStream) else None
-        if isinstance(muxed, YamuxStream) and muxed.reset_received:
-            raise StreamReset from error
+    muxed = stream.muxed_stream if isinstance(stream, NetStream) else None
+    while not isinstance(muxed, YamuxStream) or not (muxed.reset_received or muxed.closed):  # noqa: ASYNC110 - libp2p has no event for it
+        await trio.sleep(_LOOK_S)
+    raise StreamReset
 
 
 async def reset_quietly(stream: INetStream) -> None:

@@ -374,12 +374,15 @@ class Membership:
     # frames
 
     def _on_join(self, frame: Frame, source: UdpAddress, now: float, wall_ns: int) -> None:
+        is_stranger = frame.sender not in self._view and len(self._view) > 1  # who greets a lone node knows only that
         try:
             certificate = decode_join(frame.content, frame.sender)
             if not self._view.holds(frame.sender, certificate):
                 self._budgets.charge(frame.sender, now)
                 self._require_own(frame.sender, certificate, wall_ns, is_leaving=False)
                 self._take_up(certificate, now, wall_ns, is_first_hand=True)
+                if is_stranger:
+                    self._pulls.met(now)
             if frame.sender not in self._view:
                 self._tell_buried(frame.sender, source, now)
                 raise StaleRecord(f"{frame.sender!r} left already", reason="left")
@@ -491,10 +494,9 @@ class Membership:
         self._burials.resurrect(node_id)
         if before is not None and before.udp != member.udp:
             self._heard.pop(node_id, None)
-        is_new_run = before is None or before.boot != member.boot
         self._events.append(MemberJoined(member) if before is None else MemberUpdated(member))
-        if is_new_run:
-            self._pulls.view_changed(now, has_met=is_first_hand and len(self._view) > 2)  # who greets a lone node knows only that
+        if before is None or before.boot != member.boot:
+            self._pulls.view_changed(now)
             if not is_first_hand and not self._is_leaving:
                 self._greet(node_id, now)
         return member
@@ -557,8 +559,7 @@ class Membership:
 
     def _linger_buried(self, node_id: NodeId, address: UdpAddress, now: float) -> None:
         self._lingering.set(node_id, now + BURIED_LINGER_S)
-        pushed_out = self._burials.keep_address(node_id, address)
-        if pushed_out is not None:
+        if (pushed_out := self._burials.keep_address(node_id, address)) is not None:
             self._lingering.discard(pushed_out)
             self._frames.remove_peer(pushed_out)
 
@@ -590,8 +591,7 @@ class Membership:
 
     def _pull(self, peer: NodeId | None) -> None:
         if peer is not None:
-            salt = self._rng.randbytes(SALT_BYTES)
-            self._queue(peer, FrameType.PULL, encode_pull(self._view.digest, salt, held_of(self._view)))
+            self._queue(peer, FrameType.PULL, encode_pull(self._view.digest, self._rng.randbytes(SALT_BYTES), held_of(self._view)))
 
     def _others(self) -> list[NodeId]:
         return [node_id for node_id in self._view.ids if node_id != self._me]

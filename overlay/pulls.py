@@ -41,7 +41,7 @@ NEWCOMER_AGAIN_S = 0.5
 the join storm of the tests), and makes a hundred newcomers on two processors ask again and again for what is on its way."""
 NEWCOMER_MET_S = 0.15
 """Strangers that greet a newcomer within so long make one PULL. A hundred routers that start at once, each knowing one random other, agree
-after 1.8 to 2.2 s with this, after 2.1 to 2.6 s with 0.3, after 4.6 to 5.6 s without (simulated, three seeds)."""
+after 1.8 to 2.2 s with this (simulated, ten seeds), after 2.1 to 2.6 s with 0.3, after 4.6 to 5.6 s without (three seeds)."""
 NEWCOMER_PULLS_MAX = 32
 """Hurried PULLs of a newcomer: a few rounds of news, and as many that brought none."""
 _ASKED_FRAMES_MAX = 4 * PULL_FRAMES_MAX
@@ -59,6 +59,7 @@ class PullPlan:
         "_hurry_at",
         "_interval_s",
         "_last",
+        "_met_at",
         "_mismatches",
         "_newcomer_pulls",
         "_newcomer_until",
@@ -77,6 +78,7 @@ class PullPlan:
         self._interval_s = PULL_INTERVAL_S
         self._last = self._next = 0.0
         self._hurry_at: float | None = None
+        self._met_at: float | None = None
         self._newcomer_until = 0.0
         self._newcomer_pulls = 0
 
@@ -90,7 +92,8 @@ class PullPlan:
     def stop(self) -> None:
         """Pull no more."""
         self._mismatches.clear()
-        self._hurry_at = None
+        self._hurry_at = self._met_at = None
+        self._newcomer_until = 0.0
 
     def agree(self, peer: NodeId) -> None:
         """A member's digest is ours."""
@@ -107,21 +110,18 @@ class PullPlan:
         self._mismatches.pop(peer, None)
         self._asked.pop(peer, None)
 
-    def view_changed(self, now: float, *, has_met: bool = False) -> None:
-        """Ids or boots changed: what was observed before speaks of another view.
-
-        Args:
-            now: monotonic seconds.
-            has_met: because a stranger greeted us. Whoever introduced it knows more than a newcomer does.
-        """
+    def view_changed(self, now: float) -> None:
+        """Ids or boots changed: what was observed before speaks of another view."""
         self._mismatches.clear()
         self._news = True
         self._interval_s = PULL_INTERVAL_S
         if self._next > now:
             self._next = min(self._next, self._last + self._jittered(self._interval_s))
-        if has_met and self._is_newcomer(now):
-            at = max(now, self._last + NEWCOMER_MET_S)
-            self._hurry_at = at if self._hurry_at is None else min(at, self._hurry_at)
+
+    def met(self, now: float) -> None:
+        """A stranger greeted this node and is a member now. Whoever introduced it knows more than a newcomer does."""
+        if self._met_at is None and self._is_newcomer(now):
+            self._met_at = max(now, self._last + NEWCOMER_MET_S)
 
     def greeted(self, peer: NodeId, now: float) -> None:
         """A member answered our JOIN. A newcomer that sees another digest there waits for nothing."""
@@ -146,8 +146,10 @@ class PullPlan:
 
     def due_at(self) -> float | None:
         """When to PULL, monotonic seconds; None: all agree. Cost: 0.3 us."""
-        if self._hurry_at is not None:
-            return self._hurry_at
+        if self._hurry_at is not None and self._met_at is not None:
+            return min(self._hurry_at, self._met_at)
+        if self._hurry_at is not None or self._met_at is not None:
+            return self._met_at if self._hurry_at is None else self._hurry_at
         if not self._mismatches:
             return None
         return max(self._next, min(self._since + PULL_AFTER_S, self._last + PULL_OVERDUE_S))
@@ -160,7 +162,8 @@ class PullPlan:
             now: monotonic seconds.
         """
         self._asked = {node: (left, until) for node, (left, until) in self._asked.items() if until > now}
-        is_hurried, self._hurry_at = self._hurry_at is not None, None
+        is_hurried = self._hurry_at is not None or self._met_at is not None
+        self._hurry_at = self._met_at = None
         candidates: Sequence[NodeId] = sorted(self._mismatches)
         if is_hurried:  # anybody may hold more than we do; spread over those not asked lately
             candidates = [node for node in others if node not in self._asked] or others

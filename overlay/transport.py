@@ -112,7 +112,10 @@ class ControlChannel(Protocol):
         ...
 
     def serve(self, protocol: str, handler: ControlHandler) -> None:
-        """Answer requests on `protocol` with `handler`. At most 16 run at once per protocol; more are refused."""
+        """Answer requests on `protocol` with `handler`. At most 16 run at once per protocol; more are refused.
+
+        A handler is cancelled, wherever it waits, when its caller gives up or it takes too long.
+        """
         ...
 
 

@@ -114,6 +114,18 @@ def test_a_settled_member_looks_again_after_its_roster_stopped_growing() -> None
     assert -4 * S == time.handle_timer(11.0 + CHECK_GROWN_S)
 
 
+def test_a_group_that_comes_back_is_looked_at_when_it_has_echoed() -> None:
+    time = settled([0, 0], are_settled=True)
+    time.handle_timer(50.0)
+    time.set_peers(NODES[:3], 100.0)
+    time.set_peers([], 100.5)
+    time.set_peers(NODES[3:7], 1000.0)
+    for node in NODES[3:7]:
+        echo(time, node, -4 * S, 1000.2, is_settled=True)
+    assert 0 == time.handle_timer(1000.2)
+    assert -4 * S == time.handle_timer(1000.0 + CHECK_GROWN_S)
+
+
 def test_a_roster_that_grows_for_ever_does_not_keep_a_settled_member_from_looking() -> None:
     time = settled([0, 0], are_settled=True)
     moved = 0

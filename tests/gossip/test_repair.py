@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from srwan.gossip.inbound import Inbound
 from srwan.gossip.owl import Entries, OwlMatrix
-from srwan.gossip.repair import AFTER_S, ASKS_AT_ONCE_MAX, ASKS_MAX, Repair
+from srwan.gossip.repair import AFTER_S, ASKS_AT_ONCE_MAX, ASKS_MAX, GAP_S, TELLING_S, Repair
 from srwan.gossip.row import encode_owl
 from srwan.types import NodeId
 
@@ -58,10 +58,20 @@ def test_each_member_is_asked_so_often_for_one_change_and_again_for_the_next() -
     peers, matrix = group_of(5, heard=False)
     repair = Repair(FRESH_S, random.Random(1))
     repair.expect_news(0.0)
-    asked = [repair.choose(peers, matrix, 2.0 + turn) for turn in range(20)]
-    assert [list(peers)] * ASKS_MAX + [[]] * (20 - ASKS_MAX) == asked
+    asked_at = [at for at in np.arange(1.0, 20.0, GAP_S / 4) if repair.choose(peers, matrix, at)]
+    assert ASKS_MAX == len(asked_at)
+    assert [GAP_S, 2 * GAP_S, 4 * GAP_S] == pytest.approx(np.diff(asked_at).tolist(), abs=GAP_S / 4)
     repair.expect_news(30.0)
     assert list(peers) == repair.choose(peers, matrix, 32.0)
+
+
+@pytest.mark.parametrize(("missing", "first_at"), [(ASKS_AT_ONCE_MAX, AFTER_S), (ASKS_AT_ONCE_MAX + 1, TELLING_S)])
+def test_few_who_are_missing_are_asked_sooner_than_many(missing: int, first_at: float) -> None:
+    peers, matrix = group_of(missing + 1, heard=False)
+    repair = Repair(FRESH_S, random.Random(1))
+    repair.expect_news(0.0)
+    asked = [at for at in (AFTER_S, TELLING_S - 0.01, TELLING_S) if repair.choose(peers, matrix, at)]
+    assert first_at == asked[0]
 
 
 def test_no_more_than_some_are_asked_at_once_and_in_the_end_all_as_often() -> None:
@@ -69,7 +79,7 @@ def test_no_more_than_some_are_asked_at_once_and_in_the_end_all_as_often() -> No
     repair = Repair(FRESH_S, random.Random(1))
     repair.expect_news(0.0)
     asked: Counter[NodeId] = Counter()
-    for turn in range(60):
+    for turn in range(200):
         chosen = repair.choose(peers, matrix, 2.0 + turn / 10)
         assert len(chosen) <= ASKS_AT_ONCE_MAX
         assert len(chosen) == len(set(chosen))
@@ -95,13 +105,13 @@ def test_a_member_whose_row_came_may_be_asked_as_often_when_it_lacks_again() -> 
     peers, matrix = group_of(3, heard=True)
     (first, second), repair = peers, Repair(FRESH_S, random.Random(1))
     repair.expect_news(0.0)
-    for _ in range(ASKS_MAX):
-        assert [first, second] == repair.choose(peers, matrix, 2.0)
-    assert [] == repair.choose(peers, matrix, 2.0)
-    matrix.add_row(peers[first].slot, entries_of(3, peers[first].slot), 2.0)
-    assert [] == repair.choose(peers, matrix, 2.0)
+    for turn in range(ASKS_MAX):
+        assert [first, second] == repair.choose(peers, matrix, 2.0 * (turn + 1))
+    assert [] == repair.choose(peers, matrix, 20.0)
+    matrix.add_row(peers[first].slot, entries_of(3, peers[first].slot), 20.0)
+    assert [] == repair.choose(peers, matrix, 20.0)
     peers[first].forget()
-    assert [first] == repair.choose(peers, matrix, 2.0)
+    assert [first] == repair.choose(peers, matrix, 20.0)
 
 
 def test_nobody_is_asked_while_the_matrix_is_full() -> None:

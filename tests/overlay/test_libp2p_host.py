@@ -214,8 +214,12 @@ async def test_a_caller_that_closes_its_half_is_answered() -> None:
         assert b"half" == await read_message(StreamReader(stream))
 
 
-async def test_a_caller_that_sends_more_than_a_request_is_cut_off() -> None:
+@pytest.mark.parametrize("is_at_once", [True, False])
+async def test_a_caller_that_sends_more_than_a_request_is_cut_off(is_at_once: bool) -> None:
+    has_started = trio.Event()
+
     async def sleepy(_caller: NodeId, _body: bytes) -> bytes:
+        has_started.set()
         await trio.sleep_forever()
         return b""
 
@@ -224,11 +228,13 @@ async def test_a_caller_that_sends_more_than_a_request_is_cut_off() -> None:
         await caller.request(node.local_address, ECHO, b"", timeout_s=15)
         peer = caller._host.get_network().get_connections()[0].muxed_conn.peer_id
         stream = await caller._host.new_stream(peer, [TProtocol("/srwan/sleepy/1")])
-        await stream.write(frame_message(b"one"))
-        await trio.sleep(0.1)
-        await stream.write(b"x")
-        with trio.fail_after(15), pytest.raises(StreamError):
-            await stream.read(1)
+        with trio.fail_after(15):
+            await stream.write(frame_message(b"one") + b"x" * is_at_once)
+            if not is_at_once:
+                await has_started.wait()
+                await stream.write(b"x")
+            with pytest.raises(StreamError):
+                await stream.read(1)
         assert b"on" == await caller.request(node.local_address, ECHO, b"on", timeout_s=15)
 
 

@@ -87,7 +87,10 @@ def test_nodes_find_each_other_through_introducers() -> None:
     ("nodes", "seed"), [(40, 1), (40, 10), *(pytest.param(100, seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 8))]
 )
 def test_many_who_start_at_once_and_know_one_random_other_each_find_all_within_seconds(nodes: int, seed: int) -> None:
-    """A few that agreed used to take themselves for all: 5 s until all knew all, and no full matrix after 10, for their clocks moved."""
+    """A few that agreed used to take themselves for all: 5 s until all knew all, and no full matrix after 10, for their clocks moved.
+
+    In two seeds of ten (4, 10) some still settle too early and move: docs/decisions.md.
+    """
     result = run(weather={"has_join": True}, nodes=nodes, minutes=0.1, seed=seed)
     assert "" == result.violation
     assert result.agreed_s is not None
