@@ -14,6 +14,7 @@ Invariants: one PULL at a time is hurried; hurried pulls are `PULL_AGAIN_S` apar
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -77,8 +78,7 @@ class PullPlan:
         self._news = False
         self._interval_s = PULL_INTERVAL_S
         self._last = self._next = 0.0
-        self._hurry_at: float | None = None
-        self._met_at: float | None = None
+        self._hurry_at = self._met_at = math.inf
         self._newcomer_until = 0.0
         self._newcomer_pulls = 0
 
@@ -92,7 +92,7 @@ class PullPlan:
     def stop(self) -> None:
         """Pull no more."""
         self._mismatches.clear()
-        self._hurry_at = self._met_at = None
+        self._hurry_at = self._met_at = math.inf
         self._newcomer_until = 0.0
 
     def agree(self, peer: NodeId) -> None:
@@ -120,12 +120,12 @@ class PullPlan:
 
     def met(self, now: float) -> None:
         """A stranger greeted this node and is a member now. Whoever introduced it knows more than a newcomer does."""
-        if self._met_at is None and self._is_newcomer(now):
+        if self._met_at == math.inf and self._is_newcomer(now):
             self._met_at = max(now, self._last + NEWCOMER_MET_S)
 
     def greeted(self, peer: NodeId, now: float) -> None:
         """A member answered our JOIN. A newcomer that sees another digest there waits for nothing."""
-        if peer in self._mismatches and self._hurry_at is None and self._is_newcomer(now):
+        if peer in self._mismatches and self._hurry_at == math.inf and self._is_newcomer(now):
             self._hurry_at = max(now, self._last + PULL_AGAIN_S)
 
     def _is_newcomer(self, now: float) -> bool:
@@ -140,16 +140,14 @@ class PullPlan:
 
     def answered(self, peer: NodeId, now: float, *, is_full: bool) -> None:
         """An answer ended. If it was cut off, or there was news meanwhile and views differ still, there may be more elsewhere."""
-        self._hurry_at = None
+        self._hurry_at = math.inf
         if is_full or (peer in self._mismatches and (self._news or self._is_newcomer(now))):
             self._hurry_at = max(now, self._last) + PULL_AGAIN_S * self._rng.uniform(0.5, 1.5)
 
     def due_at(self) -> float | None:
         """When to PULL, monotonic seconds; None: all agree. Cost: 0.3 us."""
-        if self._hurry_at is not None and self._met_at is not None:
-            return min(self._hurry_at, self._met_at)
-        if self._hurry_at is not None or self._met_at is not None:
-            return self._met_at if self._hurry_at is None else self._hurry_at
+        if (hurry_at := min(self._hurry_at, self._met_at)) < math.inf:
+            return hurry_at
         if not self._mismatches:
             return None
         return max(self._next, min(self._since + PULL_AFTER_S, self._last + PULL_OVERDUE_S))
@@ -162,8 +160,8 @@ class PullPlan:
             now: monotonic seconds.
         """
         self._asked = {node: (left, until) for node, (left, until) in self._asked.items() if until > now}
-        is_hurried = self._hurry_at is not None or self._met_at is not None
-        self._hurry_at = self._met_at = None
+        is_hurried = min(self._hurry_at, self._met_at) < math.inf
+        self._hurry_at = self._met_at = math.inf
         candidates: Sequence[NodeId] = sorted(self._mismatches)
         if is_hurried:  # anybody may hold more than we do; spread over those not asked lately
             candidates = [node for node in others if node not in self._asked] or others

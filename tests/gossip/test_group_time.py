@@ -104,6 +104,16 @@ def test_who_lacks_an_echo_follows_those_who_settled_meanwhile() -> None:
     assert 2 * S == time.offset_ns
 
 
+def test_a_pulse_tells_as_well_as_an_echo_that_somebody_is_settled() -> None:
+    time = GroupTime(random.Random(1))
+    time.set_peers(NODES[:2], 0.0)
+    for node in NODES[:2]:
+        echo(time, node, S, 0.1)
+    time.sample_taken(NODES[0], 50.0 - 1000.0)
+    time.handle_timer(SETTLE_QUIET_S)
+    assert time.is_settled
+
+
 def test_a_settled_member_looks_again_after_its_roster_stopped_growing() -> None:
     time = settled([0, 0], are_settled=True)
     for index, at in enumerate((10.0, 10.5, 11.0), 3):

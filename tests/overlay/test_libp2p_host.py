@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import psutil
 import pytest
@@ -20,7 +19,7 @@ from srwan.overlay import libp2p_directory
 from srwan.overlay.libp2p_host import Libp2pHost, open_libp2p
 from srwan.overlay.libp2p_kad_guards import record_key
 from srwan.overlay.libp2p_stream import StreamReader, frame_message, read_message
-from srwan.overlay.transport import CONTROL_INBOUND_MAX, ControlAddress
+from srwan.overlay.transport import ControlAddress
 from srwan.types import NodeId, UdpAddress
 
 KEY = b"k" * 32
@@ -175,32 +174,16 @@ async def test_cancelled_requests_leave_no_stream_behind() -> None:
         assert b"still" == await caller.request(node.local_address, ECHO, b"still", timeout_s=15)
 
 
-async def test_a_handler_ends_when_its_caller_gives_up_and_its_place_is_free_again() -> None:
-    started, has_started = trio.open_memory_channel[None](1)
-    ended, has_ended = trio.open_memory_channel[None](100)
+@pytest.mark.parametrize("end", ["stays", "resets", "hangs-up"])
+async def test_a_caller_that_closes_its_half_is_answered_unless_it_goes(end: str) -> None:
+    has_started, is_wanted, has_ended = trio.Event(), trio.Event(), trio.Event()
 
-    async def sleepy(_caller: NodeId, _body: bytes) -> bytes:
-        await started.send(None)
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.send_nowait(None)
-        return b""
-
-    async with open_node() as node, open_node() as caller:
-        node.serve("/srwan/sleepy/1", sleepy)
-        with trio.fail_after(15):
-            for _ in range(CONTROL_INBOUND_MAX + 4):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(partial(caller.request, node.local_address, "/srwan/sleepy/1", b"", timeout_s=15))
-                    await has_started.receive()
-                    nursery.cancel_scope.cancel()
-                await has_ended.receive()
-
-
-async def test_a_caller_that_closes_its_half_is_answered() -> None:
     async def slow(_caller: NodeId, body: bytes) -> bytes:
-        await trio.sleep(0.1)
+        has_started.set()
+        try:
+            await is_wanted.wait()
+        finally:
+            has_ended.set()
         return body
 
     async with open_node() as node, open_node() as caller:
@@ -208,10 +191,19 @@ async def test_a_caller_that_closes_its_half_is_answered() -> None:
         await caller.request(node.local_address, ECHO, b"", timeout_s=15)
         peer = caller._host.get_network().get_connections()[0].muxed_conn.peer_id
         stream = await caller._host.new_stream(peer, [TProtocol("/srwan/slow/1")])
-        await stream.write(frame_message(b"half"))
         assert isinstance(stream, NetStream)
-        await stream.close_write()
-        assert b"half" == await read_message(StreamReader(stream))
+        with trio.fail_after(15):
+            await stream.write(frame_message(b"half"))
+            await has_started.wait()
+            await stream.close_write()
+            await trio.sleep(0.5)  # longer than between two looks
+            assert not has_ended.is_set()
+            if end == "stays":
+                is_wanted.set()
+                assert b"half" == await read_message(StreamReader(stream))
+                return
+            await (stream.reset() if end == "resets" else caller.aclose())
+            await has_ended.wait()
 
 
 @pytest.mark.parametrize("is_at_once", [True, False])

@@ -1,4 +1,4 @@
-"""When a newcomer asks further, and that it is asked of nobody else to hurry."""
+"""When a newcomer that strangers greet asks further; nobody else hurries for that."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 import attrs
 import pytest
@@ -149,6 +150,29 @@ async def test_no_response_in_time_is_an_overlay_error(peers: Peers) -> None:
     server.serve("/srwan/sleepy/1", sleepy)
     with trio.fail_after(10), pytest.raises(OverlayError):
         await client.request(server.local_address, "/srwan/sleepy/1", b"", timeout_s=0.2)
+
+
+async def test_a_handler_ends_when_its_caller_gives_up_and_its_place_is_free_again(peers: Peers) -> None:
+    started, has_started = trio.open_memory_channel[None](1)
+    ended, has_ended = trio.open_memory_channel[None](CONTROL_INBOUND_MAX + 4)
+
+    async def sleepy(_caller: NodeId, _body: bytes) -> bytes:
+        await started.send(None)
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.send_nowait(None)
+        return b""
+
+    server, client = peers.channels
+    server.serve("/srwan/sleepy/1", sleepy)
+    with trio.fail_after(15):
+        for _ in range(CONTROL_INBOUND_MAX + 4):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(client.request, server.local_address, "/srwan/sleepy/1", b"", timeout_s=15))
+                await has_started.receive()
+                nursery.cancel_scope.cancel()
+            await has_ended.receive()
 
 
 async def test_an_unreachable_node_is_an_overlay_error(peers: Peers) -> None:
